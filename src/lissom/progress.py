@@ -1,0 +1,58 @@
+"""Progress of long work: a bar with time left on a terminal, silence elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class Meter(Protocol):
+    """What a piece of long work reports to."""
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Say that ``steps`` more are done; ``note`` replaces the text behind the bar."""
+
+
+class _Bar:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        task = self._progress.task_ids[0]
+        self._progress.update(task, advance=steps, note=note or self._progress.tasks[0].fields["note"])
+
+
+class _Silence:
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        del steps, note
+
+
+@contextmanager
+def meter(description: str, total: int) -> Iterator[Meter]:
+    """Show a bar of ``total`` steps on standard error while the block runs; nothing if it is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Silence()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        progress.add_task(description, total=total, note="")
+        yield _Bar(progress)
