@@ -1,0 +1,1 @@
+"""The published methods; each reads like its paper."""

@@ -1,0 +1,178 @@
+"""What a network costs after channels are cut and layers decomposed, without building it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from lissom.graph.layers import ChannelGroup, LayerSpec, Member, ModelGraph, Role
+from lissom.plan.cost import Cost
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """How one layer is decomposed.
+
+    Attributes:
+        family: ``tucker2`` or ``channel_svd``.
+        ranks: (rank_in, rank_out) for Tucker-2, (rank,) for channel SVD.
+    """
+
+    family: str
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What is done to the whole network.
+
+    Attributes:
+        kept: Per cut channel group its kept channels.
+        low_rank: Per decomposed layer its ranks.
+    """
+
+    kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    low_rank: Mapping[str, LowRank] = field(default_factory=dict)
+
+
+class Pricer:
+    """Prices configurations exactly: integers, equal to what the built network is measured to cost."""
+
+    def __init__(self, model: nn.Module, graph: ModelGraph) -> None:
+        self._layers = {layer.name: layer for layer in graph.layers}
+        self._shapes = {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)}
+        self._aliases = _first_names(model)
+        self._owned: dict[str, list[str]] = {name: [] for name in self._layers}
+        for name in self._shapes:
+            self._owned.setdefault(name.rpartition(".")[0], []).append(name)
+        self._groups = {group.name: group for group in graph.groups}
+        self._axes: dict[tuple[str, int], list[tuple[str, Member]]] = {}
+        for group in graph.groups:
+            for member in group.members:
+                if member.role is not Role.MAP:
+                    self._axes.setdefault((member.tensor, member.axis), []).append(
+                        (group.name, member)
+                    )
+        self._labels = {
+            (name, member.tensor, member.axis): np.asarray(member.labels)
+            for (_tensor, _axis), entries in self._axes.items()
+            for name, member in entries
+        }
+        self._touched = {group.name: self._layers_of(group) for group in graph.groups}
+        self._touching: dict[str, list[str]] = {name: [] for name in self._layers}
+        for group_name, layers in self._touched.items():
+            for layer in layers:
+                self._touching[layer].append(group_name)
+        self._known: dict[tuple[object, ...], Cost] = {}
+        self._plain: dict[str, Cost] = {name: self._cost(name, {}) for name in self._layers}
+
+    def price(self, configuration: Configuration) -> Cost:
+        """Give the cost of the whole network under ``configuration``."""
+        layers = self.by_layer(configuration)
+        return sum(layers.values(), Cost())
+
+    def by_layer(self, configuration: Configuration) -> dict[str, Cost]:
+        """Give the cost of each layer under ``configuration``."""
+        masks = {
+            name: self._mask(name, kept)
+            for name, kept in configuration.kept.items()
+            if len(kept) < self._groups[name].channels
+        }
+        costs = dict(self._plain)
+        changed = set(chain.from_iterable(self._touched[name] for name in masks))
+        for name in changed | set(configuration.low_rank):
+            low_rank = configuration.low_rank.get(name)
+            cuts = tuple((g, configuration.kept[g]) for g in self._touching[name] if g in masks)
+            key = (name, low_rank, *cuts)
+            if key not in self._known:
+                self._known[key] = self._cost(name, masks, low_rank)
+            costs[name] = self._known[key]
+        return costs
+
+    def channels(self, layer: str, configuration: Configuration) -> tuple[int, int]:
+        """Give how many input and output channels a convolution or linear layer is left with."""
+        masks = {name: self._mask(name, kept) for name, kept in configuration.kept.items()}
+        weight = self._aliases[f"{layer}.weight"]
+        transposed = self._layers[layer].kind == "conv_transpose2d"
+        axes = (0, 1) if transposed else (1, 0)
+        return self._length(weight, axes[0], masks), self._length(weight, axes[1], masks)
+
+    def _mask(self, group: str, kept: Sequence[int]) -> NDArray[np.bool_]:
+        mask = np.zeros(self._groups[group].channels, dtype=bool)
+        mask[list(kept)] = True
+        return mask
+
+    def _layers_of(self, group: ChannelGroup) -> set[str]:
+        tensors = {member.tensor for member in group.members}
+        names = (name for name, first in self._aliases.items() if first in tensors)
+        return {name.rpartition(".")[0] for name in names} & self._layers.keys()
+
+    def _length(self, tensor: str, axis: int, masks: Mapping[str, NDArray[np.bool_]]) -> int:
+        """Give the length of one axis after the cuts; of a grouped convolution's input axis, per group."""
+        length = self._shapes[tensor][axis]
+        for group, member in self._axes.get((tensor, axis), ()):
+            if group not in masks:
+                continue
+            labels = self._labels[group, tensor, axis]
+            lost = int(np.count_nonzero((labels >= 0) & ~masks[group][labels]))
+            length -= lost // member.groups
+        return length
+
+    def _cost(
+        self,
+        layer: str,
+        masks: Mapping[str, NDArray[np.bool_]],
+        low_rank: LowRank | None = None,
+    ) -> Cost:
+        spec = self._layers[layer]
+        if low_rank is not None:
+            return self._low_rank_cost(spec, masks, low_rank)
+        params = macs = 0
+        for tensor in self._owned[layer]:
+            if self._aliases[tensor] != tensor:
+                continue
+            size = 1
+            for axis in range(len(self._shapes[tensor])):
+                size *= self._length(tensor, axis, masks)
+            params += size
+        if spec.cost.macs:
+            weight = self._aliases[f"{layer}.weight"]
+            before, after = 1, 1
+            for axis, length in enumerate(self._shapes[weight]):
+                before *= length
+                after *= self._length(weight, axis, masks)
+            macs = spec.cost.macs // before * after  # MACs are the weight's size times positions
+        return Cost(params, macs, 32 * params)
+
+    def _low_rank_cost(
+        self, spec: LayerSpec, masks: Mapping[str, NDArray[np.bool_]], low_rank: LowRank
+    ) -> Cost:
+        weight = f"{spec.name}.weight"
+        outputs, inputs = self._length(weight, 0, masks), self._length(weight, 1, masks)
+        shape = self._shapes[weight]
+        kernel = int(np.prod(shape[2:], dtype=int))
+        positions = spec.cost.macs // int(np.prod(shape, dtype=int))
+        bias = outputs if f"{spec.name}.bias" in self._shapes else 0
+        if low_rank.family == "tucker2":
+            rank_in, rank_out = low_rank.ranks
+            read = spec.calls * int(np.prod(spec.input_shape[-2:], dtype=int))
+            first, core, last = inputs * rank_in, rank_in * rank_out * kernel, rank_out * outputs
+            params = first + core + last + bias
+            return Cost(params, first * read + (core + last) * positions, 32 * params)
+        (rank,) = low_rank.ranks
+        weights = rank * (inputs * kernel + outputs)
+        return Cost(weights + bias, weights * positions, 32 * (weights + bias))
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """Map each parameter name to the first name of the same tensor (tied weights count once)."""
+    first: dict[int, str] = {}
+    return {
+        name: first.setdefault(id(parameter), name)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    }

@@ -1,0 +1,1 @@
+"""The harm of compressing one unit, on one scale for all families; and the statistics behind it."""

@@ -1,0 +1,62 @@
+"""Measured harms kept on disk, keyed by everything that they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def fingerprint(model: nn.Module, facts: Mapping[str, Any]) -> str:
+    """Hash the network's tensors and ``facts`` (JSON-ready)."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()[:32]
+
+
+def content_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Hash tensors by name and value."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()[:16]
+
+
+class HarmCache:
+    """Harms per candidate and calibration batch, in one JSON file; without a folder, in memory only.
+
+    Attributes:
+        harms: For each candidate key its harms, one per batch measured so far.
+    """
+
+    def __init__(self, folder: Path | None, key: str) -> None:
+        self._path = None if folder is None else folder / f"harms-{key}.json"
+        self.harms: dict[str, list[float]] = {}
+        if self._path is not None and self._path.exists():
+            try:
+                self.harms = json.loads(self._path.read_text())
+            except ValueError:  # a file cut short costs a new measurement, not the run
+                self.harms = {}
+
+    def save(self) -> None:
+        """Write to disk, whole or not at all."""
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.harms))
+        os.replace(temporary, self._path)  # noqa: PTH105  (atomic on one file system)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""

@@ -1,0 +1,143 @@
+"""Second-order statistics of layer inputs, in one pass over calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lissom.errors import DataError, ModelError
+from lissom.progress import meter
+from lissom.task import Task
+
+PATCH_LIMIT = 1500  # widest patch whose full covariance is kept; wider ones are kept per channel
+_POSITIONS = 128  # patches read per image: neighbouring patches overlap and say the same
+
+
+def input_covariances(
+    model: nn.Module, layers: Iterable[str], batches: Iterable[Any], task: Task, images: int
+) -> dict[str, Tensor]:
+    """Measure E[x x^T] of what each convolution or linear layer reads.
+
+    Args:
+        model: Network in eval mode; it is run, never changed.
+        layers: Names of ungrouped ``Conv2d`` and ``Linear`` modules.
+        batches: Calibration batches.
+        task: Tells what of a batch is input.
+        images: How many samples to read at most.
+
+    Returns:
+        Per layer a float32 matrix: (S k k, S k k) over unfolded patches in ``F.unfold`` order, or (S, S) over
+        channels where S k k exceeds ``PATCH_LIMIT``; padding counts as the zeros that the layer sees.
+
+    Raises:
+        DataError: There is no batch.
+        ModelError: A named layer never ran, or its inputs are not finite.
+    """
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def observe(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        rows = _samples(module, inputs[0])
+        gram = rows.T @ rows
+        sums[name] = sums[name] + gram.double() if name in sums else gram.double()
+        counts[name] = counts.get(name, 0) + rows.shape[0]
+
+    named = dict(model.named_modules())
+    hooks = [
+        named[name].register_forward_pre_hook(
+            lambda module, inputs, name=name: observe(name, module, inputs)
+        )
+        for name in layers
+    ]
+    try:
+        seen = _run(model, batches, task, images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if seen == 0:
+        raise DataError("the calibration set gave no batch; statistics need some hundred samples")
+    return _normalised(list(layers), sums, counts)
+
+
+def channel_covariance(covariance: Tensor, channels: int) -> Tensor:
+    """Reduce a patch-level covariance to channels: the mean over kernel positions of their (S, S) blocks."""
+    if covariance.shape[0] == channels:
+        return covariance
+    positions = covariance.shape[0] // channels
+    blocks = covariance.reshape(channels, positions, channels, positions)
+    return torch.einsum("apbp->ab", blocks) / positions
+
+
+def _run(model: nn.Module, batches: Iterable[Any], task: Task, images: int) -> int:
+    device = next(model.parameters()).device
+    seen = 0
+    with torch.no_grad(), meter("input statistics", images) as bar:
+        for batch in batches:
+            inputs = tuple(part.to(device) for part in task.inputs(batch))
+            model(*inputs)
+            seen += inputs[0].shape[0]
+            bar.advance(inputs[0].shape[0])
+            if seen >= images:
+                break
+    return seen
+
+
+def _normalised(
+    layers: list[str], sums: Mapping[str, Tensor], counts: Mapping[str, int]
+) -> dict[str, Tensor]:
+    covariances = {}
+    for name in layers:
+        if name not in sums:
+            raise ModelError(
+                f"{name}: never ran on the calibration data, so nothing is known of its inputs; "
+                "add it to `ignore`"
+            )
+        covariance = (sums[name] / counts[name]).float()
+        if not bool(torch.isfinite(covariance).all()):
+            raise ModelError(f"{name}: reads values that are not finite; check the weights and the data")
+        covariances[name] = covariance
+    return covariances
+
+
+def _samples(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Give what the layer multiplies its weight with, one sample a row."""
+    inputs = inputs.detach().float()
+    if isinstance(module, nn.Linear):
+        return inputs.reshape(-1, inputs.shape[-1])
+    assert isinstance(module, nn.Conv2d)
+    if inputs.dim() == 3:
+        inputs = inputs.unsqueeze(0)
+    width = inputs.shape[1] * module.kernel_size[0] * module.kernel_size[1]
+    if width > PATCH_LIMIT or module.kernel_size == (1, 1):
+        return _channel_samples(module, inputs)
+    # The layer's own padding, whatever its mode, as the layer itself would apply it.
+    if module.padding_mode == "zeros":
+        padded, padding = inputs, module.padding
+    else:
+        reflected = module._reversed_padding_repeated_twice  # (left, right, top, bottom)
+        padded, padding = F.pad(inputs, reflected, mode=module.padding_mode), (0, 0)
+    if isinstance(padding, str):
+        padded, padding = F.pad(inputs, module._reversed_padding_repeated_twice), (0, 0)
+    kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
+    patches = F.unfold(padded, kernel, dilation, padding, stride)  # (B, S k k, L)
+    patches = patches[:, :, _chosen(patches.shape[2], patches.device)]
+    return patches.transpose(1, 2).reshape(-1, width)
+
+
+def _channel_samples(module: nn.Conv2d, inputs: Tensor) -> Tensor:
+    stride = module.stride if module.kernel_size == (1, 1) else (1, 1)
+    seen = inputs[:, :, :: stride[0], :: stride[1]].flatten(2)
+    seen = seen[:, :, _chosen(seen.shape[2], seen.device)]
+    return seen.transpose(1, 2).reshape(-1, inputs.shape[1])
+
+
+def _chosen(positions: int, device: torch.device) -> Tensor:
+    """Spread ``_POSITIONS`` indices over the image, borders included, in a pattern without a period."""
+    if positions <= _POSITIONS:
+        return torch.arange(positions, device=device)
+    generator = torch.Generator().manual_seed(positions)
+    return torch.randperm(positions, generator=generator)[:_POSITIONS].sort().values.to(device)
