@@ -1,0 +1,1 @@
+"""Training, recovery and evaluation: one loop for everything."""

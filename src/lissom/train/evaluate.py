@@ -1,0 +1,50 @@
+"""The metric over a set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from lissom.errors import DataError
+from lissom.task import Task
+from lissom.train.machine import autocast, choose_device, choose_precision, lent, moved
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    task: Task,
+    *,
+    device: str = "auto",
+    precision: str = "32",
+) -> float:
+    """Give the mean score over all samples, in eval mode and without gradients.
+
+    Args:
+        model: Left as it was, mode and place included.
+        batches: The set.
+        task: Says what a score is.
+        device: As in ``TrainSettings``.
+        precision: As in ``TrainSettings``; results are reported in ``32``.
+
+    Raises:
+        DataError: The set is empty.
+    """
+    place = choose_device(device)
+    chosen = choose_precision(precision, place)
+    total, count = 0.0, 0
+    with lent(model, place), torch.inference_mode():
+        model.eval()
+        for batch in batches:
+            here = moved(batch, place)
+            with autocast(chosen, place):
+                outputs = model(*task.inputs(here))
+            scores = task.scores(outputs, here)
+            total += float(scores.double().sum())
+            count += scores.numel()
+    if count == 0:
+        raise DataError("the set to evaluate on is empty; expected at least one batch")
+    return total / count

@@ -1,0 +1,85 @@
+"""What the machine is good at: device, precision, memory format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lissom.errors import RecipeError
+
+
+def choose_device(setting: str) -> torch.device:
+    """Resolve ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+
+    Raises:
+        RecipeError: No such device here.
+    """
+    if setting == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(setting)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RecipeError(
+            f"device={setting!r}: not available here ({reason}); try auto or cpu"
+        ) from error
+    return device
+
+
+def choose_precision(setting: str, device: torch.device) -> str:
+    """Resolve ``auto`` to ``bf16`` where the hardware computes in it, else to ``32``."""
+    if setting != "auto":
+        return setting
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    supported = device.type == "cpu" and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+    return "bf16" if supported else "32"
+
+
+def choose_channels_last(setting: str, device: torch.device, precision: str) -> str:
+    """Resolve ``auto`` to ``yes`` or ``no``: fp32 on CUDA alone is faster with channels first."""
+    if setting != "auto":
+        return setting
+    return "no" if device.type == "cuda" and precision == "32" else "yes"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Give the context in which a forward pass has the ``precision``."""
+    if precision == "32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+@contextmanager
+def lent(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Put ``model`` on ``device`` for a while; afterwards place and modes are as they were."""
+    first = next(iter((*model.parameters(), *model.buffers())), None)
+    home = first.device if first is not None else device
+    modes = {module: module.training for module in model.modules()}
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(home)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """Copy every tensor of a nested tuple, list or dict to ``device``."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: moved(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(moved(value, device) for value in batch))
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(moved(value, device) for value in batch)
+    return batch

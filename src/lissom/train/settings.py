@@ -1,0 +1,83 @@
+"""How to train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lissom.errors import RecipeError
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """Settings of the training loop. The defaults recover a compressed network from its original.
+
+    Attributes:
+        epochs: Passes over the training set; 0 trains nothing.
+        optimizer: ``sgd`` (Nesterov) or ``adamw``.
+        learning_rate: Peak, reached after the warm-up; then a cosine falls to 0.
+        momentum: Of SGD; AdamW's first beta.
+        weight_decay: On weights; norm parameters and biases have none.
+        warmup_steps: Optimizer steps of linear warm-up, at most a tenth of all.
+        clip_norm: Largest norm of the gradient; 0 does not clip.
+        distillation: a in (1 - a) loss + a distance to the teacher; ignored without a teacher.
+        temperature: T of the distance.
+        teacher_views: Augmented versions per image whose teacher outputs are kept; the loader then shows
+            only these, in turn. 0 runs the teacher on every batch.
+        ema: Decay of the moving average of the weights; 0 keeps the last weights.
+        precision: ``auto``, ``32`` or ``bf16`` (autocast).
+        channels_last: ``auto``, ``yes`` or ``no``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        seed: Of everything random in training.
+        recalibration_images: Training images for the statistics of batch norms after recovery; 0 leaves them.
+    """
+
+    epochs: int = 10
+    optimizer: str = "sgd"
+    learning_rate: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_steps: int = 200
+    clip_norm: float = 0.0
+    distillation: float = 0.9
+    temperature: float = 3.0
+    teacher_views: int = 0
+    ema: float = 0.999
+    precision: str = "auto"
+    channels_last: str = "auto"
+    device: str = "auto"
+    seed: int = 0
+    recalibration_images: int = 4096
+
+    def __post_init__(self) -> None:
+        for field, choices in _CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise RecipeError(
+                    f"{field}={getattr(self, field)!r}: expected one of {', '.join(choices)}"
+                )
+        for field, (low, high, expected) in _RANGES.items():
+            if not low <= getattr(self, field) <= high:
+                raise RecipeError(f"{field}={getattr(self, field)}: expected {expected}")
+        if self.learning_rate <= 0 or self.temperature <= 0:
+            raise RecipeError(
+                f"learning_rate={self.learning_rate}, temperature={self.temperature}: "
+                "expected positive numbers"
+            )
+
+
+_INFINITY = float("inf")
+_CHOICES = {
+    "optimizer": ("sgd", "adamw"),
+    "precision": ("auto", "32", "bf16"),
+    "channels_last": ("auto", "yes", "no"),
+}
+_RANGES = {
+    "epochs": (0, _INFINITY, "0 or more"),
+    "momentum": (0.0, 0.999999, "a number in [0, 1)"),
+    "weight_decay": (0.0, _INFINITY, "0 or more"),
+    "warmup_steps": (0, _INFINITY, "0 or more"),
+    "clip_norm": (0.0, _INFINITY, "0 (no clipping) or more"),
+    "distillation": (0.0, 1.0, "a number in [0, 1]"),
+    "teacher_views": (0, _INFINITY, "0 (none) or more"),
+    "ema": (0.0, 0.999999, "a number in [0, 1)"),
+    "recalibration_images": (0, _INFINITY, "0 (none) or more"),
+}
