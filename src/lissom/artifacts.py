@@ -1,0 +1,209 @@
+"""The files of a run: written all or not at all, read back without pickle and training code.
+
+plan.json        the decisions and where the network comes from
+weights.safetensors  every value of the compressed network; shared tensors once
+report.json      what was measured
+recipe.yaml      the settings that reproduce the run
+model.onnx       for other runtimes (written by lissom.export.onnx)
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as pack
+from torch import Tensor, nn
+
+from lissom.errors import LissomError, PlanError, WeightsError
+from lissom.export.files import write_files
+from lissom.models.catalog import build_model
+from lissom.plan.build import apply_values, build
+from lissom.plan.plan import Plan
+from lissom.report.report import Report
+
+PLAN = "plan.json"
+WEIGHTS = "weights.safetensors"
+REPORT = "report.json"
+RECIPE = "recipe.yaml"
+ONNX = "model.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifacts:
+    """What there is to write; None leaves that file as it is.
+
+    Attributes:
+        model: The compressed network, for weights.safetensors.
+        plan: For plan.json.
+        report: For report.json.
+        recipe: YAML text of the effective recipe, for recipe.yaml.
+    """
+
+    model: nn.Module | None = None
+    plan: Plan | None = None
+    report: Report | None = None
+    recipe: str | None = None
+
+
+def save(out: Path, artifacts: Artifacts) -> dict[str, int]:
+    """Write the files of a run into the folder ``out``, all of them or none.
+
+    Returns:
+        Bytes per file name.
+
+    Raises:
+        LissomError: The disk is full or ``out`` can't be written to.
+    """
+    contents: dict[str, bytes] = {}
+    if artifacts.model is not None:
+        contents[WEIGHTS] = weights_content(artifacts.model)
+    if artifacts.plan is not None:
+        contents[PLAN] = artifacts.plan.to_json().encode()
+    if artifacts.report is not None:
+        contents[REPORT] = report_content(artifacts.report)
+    if artifacts.recipe is not None:
+        contents[RECIPE] = artifacts.recipe.encode()
+    write_files({out / name: content for name, content in contents.items()})
+    return {name: len(content) for name, content in contents.items()}
+
+
+def load(path: Path | str, *, model: nn.Module | None = None) -> nn.Module:
+    """Give the compressed network of a folder: the very bits that were saved, in eval mode.
+
+    Args:
+        path: The folder that a run wrote.
+        model: A fresh original network, if the plan does not say where it comes from (a user's own
+            class). It is not changed.
+
+    Raises:
+        PlanError: plan.json is missing or damaged, or does not fit the network: names the first
+            difference.
+        WeightsError: weights.safetensors is missing or damaged.
+    """
+    folder = Path(path)
+    plan = load_plan(folder)
+    values = _read_weights(folder / WEIGHTS)
+    with torch.random.fork_rng(devices=[]):
+        network = build(model, plan) if model is not None else _built(plan, folder)
+    apply_values(network, values)
+    return network.cpu().eval()
+
+
+def load_plan(folder: Path) -> Plan:
+    """Read the plan of a folder that a run wrote.
+
+    Raises:
+        PlanError: It is missing or damaged.
+    """
+    return Plan.from_json(_read_text(folder / PLAN, PlanError))
+
+
+def load_report(folder: Path) -> Report:
+    """Read the report of a folder that a run wrote.
+
+    Raises:
+        LissomError: It is missing or damaged.
+    """
+    path = folder / REPORT
+    try:
+        content = json.loads(_read_text(path, LissomError))
+    except ValueError as error:
+        raise LissomError(
+            f"{path}: not JSON ({error}); run lissom compress again to write a new one"
+        ) from None
+    return Report.from_dict(content)
+
+
+def report_content(report: Report) -> bytes:
+    """Give the bytes of report.json."""
+    return (json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n").encode()
+
+
+def weights_content(model: nn.Module) -> bytes:
+    """Give the bytes of weights.safetensors: each tensor once, under the first of its names.
+
+    Raises:
+        WeightsError: The state holds something that is not a tensor.
+    """
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in _state(model).items():
+        if not isinstance(value, Tensor):
+            raise WeightsError(
+                f"{name}: the network's state holds a {type(value).__name__}, and a weights file "
+                "holds tensors only: keep it as an attribute that the constructor sets"
+            )
+        if id(value) not in seen:
+            seen.add(id(value))
+            # safetensors refuses views that share storage; a copy has its own.
+            tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return pack(tensors)
+
+
+def build_original(plan: Plan, folder: Path) -> nn.Module:
+    """Build the network that ``plan`` starts from, with fresh weights.
+
+    Args:
+        plan: Of a network whose source is known.
+        folder: Where the plan lies, for messages.
+
+    Raises:
+        PlanError: The plan does not say where the network comes from.
+    """
+    if plan.source is None:
+        raise PlanError(
+            f"{folder / PLAN}: does not say which network it changes (it was a Python object): "
+            "pass a fresh one, as in lissom.load(folder, model=MyNetwork()), or "
+            "--model package.module:factory"
+        )
+    return build_model(plan.source.spec, **dict(plan.source.arguments))
+
+
+def _built(plan: Plan, folder: Path) -> nn.Module:
+    """Carry the plan out on a network without values, where its constructor allows one."""
+    try:
+        with torch.device("meta"):
+            network = build(build_original(plan, folder), plan)
+    except (RuntimeError, NotImplementedError):  # the constructor computes with values
+        return build(build_original(plan, folder), plan)
+    stored = {id(value) for value in _state(network).values()}
+    if all(id(buffer) in stored for buffer in network.buffers()):
+        return network
+    return build(build_original(plan, folder), plan)  # a buffer that no weights file holds
+
+
+def _state(model: nn.Module) -> dict[str, Any]:
+    """Give parameters and persistent buffers by name, the very objects (ties show as identity)."""
+    return model.state_dict(keep_vars=True)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise WeightsError(
+            f"{path}: no such file; expected a folder that lissom compress wrote, with {PLAN} and "
+            f"{WEIGHTS}"
+        ) from None
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path}: cut short or not a safetensors file ({error}); copy the folder again from "
+            "where it was made"
+        ) from error
+
+
+def _read_text(path: Path, kind: type[LissomError]) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise kind(f"{path}: no such file; expected a folder that lissom compress wrote") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise kind(
+            f"{path}: can't be read ({error}); copy the folder again from where it was made"
+        ) from error

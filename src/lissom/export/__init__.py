@@ -1,0 +1,1 @@
+"""Files for other runtimes, each checked against the network that it came from."""

@@ -1,0 +1,212 @@
+"""ONNX files, checked in ONNX Runtime against the network that they came from."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from lissom.errors import ExportError
+from lissom.export.files import write_files
+from lissom.export.runtime import RUNTIME, OnnxSession
+
+_OTHER_BATCH = 3  # differs from the batch of 2 at which the network is traced
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxCheck:
+    """How well an ONNX file agrees with the network that it came from.
+
+    Attributes:
+        max_difference: Largest absolute difference between ONNX Runtime and torch over all outputs.
+        scale: Largest absolute value of torch's outputs.
+        tolerance: What ``max_difference / scale`` had to stay below.
+        batches: Batch sizes that were compared.
+        dynamic_batch: Whether the file takes any batch size.
+        note: Why the batch size is fixed; "" if it is not.
+        opset: ONNX operator set.
+        size_bytes: Bytes of the file.
+        runtime: Name and version of the runtime.
+    """
+
+    max_difference: float
+    scale: float
+    tolerance: float
+    batches: tuple[int, ...]
+    dynamic_batch: bool
+    note: str
+    opset: int
+    size_bytes: int
+    runtime: str
+
+
+def export_onnx(
+    model: nn.Module,
+    example_inputs: Sequence[Tensor],
+    path: Path,
+    *,
+    opset: int = 20,
+    tolerance: float = 1e-4,
+) -> OnnxCheck:
+    """Write ``model`` as an ONNX file, with a free batch size where the network allows one.
+
+    The file gets its name only once ONNX Runtime computes what torch computes. ``model`` is not
+    changed.
+
+    Args:
+        model: Any network; a copy of it is exported on the CPU in eval mode.
+        example_inputs: Inputs with the batch in front.
+        path: Where the file goes.
+        opset: ONNX operator set.
+        tolerance: Largest difference allowed, relative to the largest output. Float32 sums in
+            another order differ by about 1e-6.
+
+    Raises:
+        ExportError: The network can't be expressed, or the file computes something else.
+        LissomError: The file can't be written.
+    """
+    network = copy.deepcopy(model).cpu().eval()
+    inputs = tuple(tensor.detach().cpu() for tensor in example_inputs)
+    note = ""
+    batches: tuple[int, ...] = (1, _OTHER_BATCH)
+    try:
+        content = _trace(network, _with_batch(inputs, 2), opset, batch="free")
+        difference, scale = _compare(network, content, inputs, batches)
+        _check(difference, scale, tolerance)
+    # The exporter raises many unrelated types; whatever stops a free batch, a fixed one may work.
+    except Exception as error:
+        note = f"batch fixed at 1: {_reason(error)}"
+        batches = (1,)
+        content = _fixed(network, _with_batch(inputs, 1), opset)
+        difference, scale = _compare(network, content, inputs, batches)
+        _check(difference, scale, tolerance)
+    write_files({path: content})
+    return OnnxCheck(
+        max_difference=difference,
+        scale=scale,
+        tolerance=tolerance,
+        batches=batches,
+        dynamic_batch=not note,
+        note=note,
+        opset=opset,
+        size_bytes=len(content),
+        runtime=RUNTIME,
+    )
+
+
+def _check(difference: float, scale: float, tolerance: float) -> None:
+    if not difference <= tolerance * scale:
+        raise ExportError(
+            f"ONNX Runtime differs from torch by {difference:.3g} where outputs reach {scale:.3g}; "
+            f"at most {tolerance:g} of that is accepted. No file was written: try another opset, "
+            "or look for an operator that is random or depends on the batch"
+        )
+
+
+def _fixed(network: nn.Module, inputs: tuple[Tensor, ...], opset: int) -> bytes:
+    try:
+        return _trace(network, inputs, opset, batch="fixed")
+    except Exception as error:
+        raise ExportError(
+            f"{type(network).__name__}: torch.onnx can't express this network at opset {opset} "
+            f"({_reason(error)}); replace the operator that it names, or use another exporter"
+        ) from error
+
+
+def _trace(network: nn.Module, inputs: tuple[Tensor, ...], opset: int, *, batch: str) -> bytes:
+    free = tuple({0: torch.export.Dim.DYNAMIC} if tensor.dim() else {} for tensor in inputs)
+    with torch.no_grad():
+        outputs = len(_tensors(network(*inputs)))
+    with _quiet():
+        program = torch.onnx.export(
+            network,
+            inputs,
+            input_names=_numbered("input", len(inputs)),
+            output_names=_numbered("output", outputs),
+            opset_version=opset,
+            dynamo=True,
+            external_data=False,
+            dynamic_shapes=free if batch == "free" else None,
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError("torch.onnx gave no program")
+    return program.model_proto.SerializeToString()
+
+
+def _compare(
+    network: nn.Module, content: bytes, examples: tuple[Tensor, ...], batches: Sequence[int]
+) -> tuple[float, float]:
+    """Give the largest absolute difference and the largest absolute output over all batch sizes."""
+    session = OnnxSession(content)
+    difference = scale = 0.0
+    for inputs in (_with_batch(examples, size) for size in batches):
+        with torch.no_grad():
+            expected = _tensors(network(*inputs))
+        for ours, theirs in zip(expected, session(*inputs), strict=True):
+            scale = max(scale, _largest(ours))
+            gap = _largest(ours.double() - theirs.double())
+            if math.isnan(gap):
+                return gap, scale
+            difference = max(difference, gap)
+    return difference, scale
+
+
+def _largest(tensor: Tensor) -> float:
+    return tensor.abs().max().item() if tensor.numel() else 0.0
+
+
+def _with_batch(inputs: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
+    """Give ``size`` samples; repeated ones are weakened, so that samples differ."""
+    return tuple(_resized(tensor, size) if tensor.dim() else tensor for tensor in inputs)
+
+
+def _resized(tensor: Tensor, size: int) -> Tensor:
+    index = torch.arange(size) % tensor.shape[0]
+    rows = tensor[index]
+    if not rows.is_floating_point():
+        return rows
+    turn = torch.arange(size) // tensor.shape[0]
+    strength = (0.5**turn).to(rows.dtype).view(-1, *(1,) * (rows.dim() - 1))
+    return (rows * strength).contiguous()
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    return [name] if count == 1 else [f"{name}_{i}" for i in range(count)]
+
+
+def _reason(error: BaseException) -> str:
+    """Give the innermost cause in one line: the exporter wraps it in advice on filing bugs."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's prints, warnings and log lines from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,87 @@
+"""ONNX Runtime sessions that are set up the same way wherever one is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import Tensor
+
+from lissom.errors import ExportError
+
+RUNTIME = f"onnxruntime {onnxruntime.__version__}"
+
+
+class OnnxSession:
+    """A network in ONNX Runtime on the CPU: tensors in, tensors out.
+
+    Args:
+        model: A file, or the bytes of one.
+        threads: Threads within an operator; operators run one after another.
+
+    Raises:
+        ExportError: ONNX Runtime can't load the network.
+    """
+
+    def __init__(self, model: Path | bytes, *, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3
+        source = model if isinstance(model, bytes) else str(model)
+        try:
+            self._session = onnxruntime.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"]
+            )
+        # ONNX Runtime's exceptions share no public base class.
+        except Exception as error:
+            name = "the exported network" if isinstance(model, bytes) else str(model)
+            raise ExportError(
+                f"{name}: ONNX Runtime {onnxruntime.__version__} can't load it "
+                f"({_first_line(error)}); if the file is damaged, run the export again"
+            ) from error
+        self.input_names = tuple(entry.name for entry in self._session.get_inputs())
+
+    def feed(self, inputs: Sequence[Tensor]) -> dict[str, Any]:
+        """Give ``inputs`` as the arrays that ``run_arrays`` takes.
+
+        Raises:
+            ExportError: There are more or fewer inputs than the file has.
+        """
+        if len(inputs) != len(self.input_names):
+            raise ExportError(
+                f"the exported network takes {len(self.input_names)} inputs "
+                f"({', '.join(self.input_names)}), got {len(inputs)}: an input that forward() "
+                "ignores is left out by the exporter"
+            )
+        arrays = (tensor.detach().cpu().numpy() for tensor in inputs)
+        return dict(zip(self.input_names, arrays, strict=True))
+
+    def run_arrays(self, feed: dict[str, Any]) -> list[Any]:
+        """Run once on arrays from ``feed``, without any conversion."""
+        return self._session.run(None, feed)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run once on tensors.
+
+        Raises:
+            ExportError: The runtime refuses the inputs.
+        """
+        feed = self.feed(inputs)
+        try:
+            outputs = self.run_arrays(feed)
+        except Exception as error:
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+            raise ExportError(
+                f"ONNX Runtime refuses inputs of shape {shapes} ({_first_line(error)})"
+            ) from error
+        return tuple(torch.from_numpy(output) for output in outputs)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

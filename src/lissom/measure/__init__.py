@@ -1,0 +1,1 @@
+"""What is measured on real files with real runtimes, with conditions and spread."""

@@ -1,0 +1,276 @@
+"""The values that a run reports, field by field as docs/report-schema.md explains them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lissom.errors import LissomError
+from lissom.graph.layers import Refusal
+from lissom.plan.cost import Cost
+from lissom.report.encoding import Fields, plain
+
+SCHEMA = 1
+"""Version of report.json, which only grows: no field changes its meaning or disappears."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricValue:
+    """A measured metric on the test set.
+
+    Attributes:
+        name: ``accuracy``, ``mAP``, ...
+        value: The mean over the test set; None if nothing was measured.
+        unit: ``fraction``, ``dB``, ...
+        higher_is_better: Direction.
+    """
+
+    name: str
+    value: float | None
+    unit: str
+    higher_is_better: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured on one network.
+
+    Attributes:
+        params: Number of parameters.
+        macs: Multiply-accumulates for one sample.
+        size_bytes: Bytes of the one file that ``load`` opens (for the original: of its weights in
+            that format).
+        metric: Test metric at the end; None without test data.
+        metric_raw: The same metric before recovery; None for the original.
+        latency_ms: Median of ONNX Runtime, milliseconds; None if not measured.
+        latency: Conditions and spread of that median (batch, threads, runs, quartiles, runtime).
+    """
+
+    params: int
+    macs: int
+    size_bytes: int | None = None
+    metric: MetricValue | None = None
+    metric_raw: float | None = None
+    latency_ms: float | None = None
+    latency: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Give the test accuracy, or None if the metric is another."""
+        return self.metric.value if self.metric and self.metric.name == "accuracy" else None
+
+    @property
+    def accuracy_raw(self) -> float | None:
+        """Give the test accuracy before recovery, or None if the metric is another."""
+        return self.metric_raw if self.metric and self.metric.name == "accuracy" else None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerState:
+    """One layer before or after compression.
+
+    Attributes:
+        cost: Cost of the layer; of all its factors together once it is decomposed.
+        in_channels: Input channels (features of a linear layer); None where the layer has none.
+        out_channels: Output channels; None where the layer has none.
+        rank_in: Rank of the input-channel mode; None if not decomposed along it.
+        rank_out: Rank of the output-channel mode; None if not decomposed along it.
+    """
+
+    cost: Cost
+    in_channels: int | None = None
+    out_channels: int | None = None
+    rank_in: int | None = None
+    rank_out: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """What was found out about one layer, and what was done to it.
+
+    Attributes:
+        name: Dotted module name in the original network.
+        kind: As in ``LayerSpec.kind``.
+        before: The layer as it came.
+        after: The layer as it went.
+        unit: Name of the channel group that was decided as one; "" where there is none.
+        group: ``decompose``, ``prune``, ``both`` or ``keep``; "" where the method did not look.
+        decision: What was done, in words; "" if nothing.
+        sensitivities: Per family the measured points (fraction of MACs removed, harm).
+    """
+
+    name: str
+    kind: str
+    before: LayerState
+    after: LayerState
+    unit: str = ""
+    group: str = ""
+    decision: str = ""
+    sensitivities: Mapping[str, tuple[tuple[float, float | None], ...]] = field(
+        default_factory=dict
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRow:
+    """One limit, and whether the new network keeps it as measured.
+
+    Attributes:
+        quantity: ``params``, ``macs``, ``size``, ``latency`` or ``max_drop``.
+        asked: The limit as the user wrote it.
+        limit: The same in absolute numbers (parameters, MACs, bytes, ms, points).
+        measured: What the new network has.
+        met: Whether ``measured`` keeps ``limit``.
+        smallest: Smallest value that the method could reach; None if unknown.
+    """
+
+    quantity: str
+    asked: str
+    limit: float
+    measured: float | None
+    met: bool
+    smallest: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where the numbers come from.
+
+    Attributes:
+        seed: Seed of the run.
+        plan_hash: SHA-256 of plan.json.
+        created: Time of the report, ISO 8601, UTC.
+        versions: Versions of lissom, python, torch, onnxruntime.
+        machine: Processor, threads, device, precision.
+        seconds: Wall time per phase, in the order of the phases.
+    """
+
+    seed: int
+    plan_hash: str
+    created: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that a run has to say. Values only: the views lay them out.
+
+    Attributes:
+        method: Name of the method, or the names of the stages joined by ``+``.
+        source: Where the network comes from (``lissom:resnet56``), "" for a user's own.
+        original: Measured on the network as it came.
+        compressed: Measured on the network as it went.
+        budget: One row per limit.
+        layers: One row per layer, in execution order; their costs add up to the networks' costs.
+        refusals: What was not offered to the method, and why.
+        provenance: Seed, versions, machine, plan hash, durations.
+        settings: Settings of the run that change its meaning (``round_to``, ``tau``, recovery,
+            ...).
+        evidence: What the decisions rest on besides the layers' rows.
+        predicted: Predictions beside the measured values; never reported as facts.
+        onnx: Result of the check of model.onnx; empty if none was written.
+        warnings: Remarks for the user.
+    """
+
+    method: str
+    source: str
+    original: Measured
+    compressed: Measured
+    budget: tuple[BudgetRow, ...]
+    layers: tuple[LayerRow, ...]
+    refusals: tuple[Refusal, ...]
+    provenance: Provenance
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    predicted: Mapping[str, Any] = field(default_factory=dict)
+    onnx: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the content of report.json: JSON types only, NaN and infinity as None."""
+        body = {
+            "schema": SCHEMA,
+            "method": self.method,
+            "source": self.source,
+            "original": _measured_to_dict(self.original),
+            "compressed": _measured_to_dict(self.compressed),
+            "budget": {row.quantity: plain(row) for row in self.budget},
+            "layers": [_row_to_dict(row) for row in self.layers],
+        }
+        names = ("refusals", "provenance", "settings", "evidence", "predicted", "onnx", "warnings")
+        return plain(body | {name: getattr(self, name) for name in names})
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Report:
+        """Read the content of a report.json; fields that a later version added are ignored.
+
+        Raises:
+            LissomError: A field is missing or has the wrong type.
+        """
+        try:
+            return _read_report(Fields(content, "report"))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise LissomError(
+                f"report.json holds a value that can't be read ({error}); expected the fields of "
+                "docs/report-schema.md: run lissom compress again to write a new one"
+            ) from None
+
+    def with_warnings(self, *more: str) -> Report:
+        """Give a copy with further remarks for the user."""
+        return replace(self, warnings=(*self.warnings, *more))
+
+
+def _measured_to_dict(measured: Measured) -> dict[str, Any]:
+    body = plain(measured)
+    if measured.metric and measured.metric.name == "accuracy":
+        body |= {"accuracy": measured.accuracy, "accuracy_raw": measured.accuracy_raw}
+    return body
+
+
+def _row_to_dict(row: LayerRow) -> dict[str, Any]:
+    body = plain(row)
+    for side in ("before", "after"):
+        cost = body[side].pop("cost")
+        body[side] |= cost
+    return body
+
+
+def _read_report(fields: Fields) -> Report:
+    return Report(
+        method=fields.need("method"),
+        source=fields.get("source", ""),
+        original=_read_measured(fields.section("original")),
+        compressed=_read_measured(fields.section("compressed")),
+        budget=tuple(
+            Fields(row, f"budget.{name}").into(BudgetRow)
+            for name, row in fields.get("budget", {}).items()
+        ),
+        layers=tuple(_read_row(row) for row in fields.sections("layers")),
+        refusals=tuple(row.into(Refusal) for row in fields.sections("refusals")),
+        provenance=fields.section("provenance").into(Provenance),
+        warnings=tuple(fields.get("warnings", ())),
+        **{name: fields.get(name, {}) for name in ("settings", "evidence", "predicted", "onnx")},
+    )
+
+
+def _read_measured(fields: Fields) -> Measured:
+    metric = fields.get("metric", None)
+    value = Fields(metric, f"{fields.place}.metric").into(MetricValue) if metric else None
+    return fields.into(Measured, metric=value)
+
+
+def _read_row(fields: Fields) -> LayerRow:
+    curves = {
+        family: tuple((point[0], point[1]) for point in points)
+        for family, points in fields.get("sensitivities", {}).items()
+    }
+    before, after = (_read_state(fields.section(side)) for side in ("before", "after"))
+    return fields.into(LayerRow, before=before, after=after, sensitivities=curves)
+
+
+def _read_state(fields: Fields) -> LayerState:
+    cost = Cost(*(fields.need(name) for name in ("params", "macs", "bits")))
+    return fields.into(LayerState, cost=cost)
