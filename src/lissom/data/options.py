@@ -27,7 +27,7 @@ class Normalization:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean or min(self.std) <= 0:
             raise DataError(
-                f"mean={self.mean}, std={self.std}: expected one mean and one positive std per channel"
+                f"mean={self.mean}, std={self.std}: expected a mean and a positive std per channel"
             )
 
 
@@ -49,8 +49,8 @@ class DataOptions:
         image_size: Height and width that the images of an image folder are brought to.
         workers: Processes that decode the images of an image folder.
         seed: Of order and augmentation.
-        split_seed: Of the choice of the held-out images; apart from ``seed``, so that a network trained with
-            another seed has not seen them either.
+        split_seed: Of the choice of the held-out images; apart from ``seed``, so that a network
+            trained with another seed has not seen them either.
     """
 
     batch_size: int = 128
@@ -90,7 +90,8 @@ class DataOptions:
         )
         if len(chosen.mean) != len(default.mean):
             raise DataError(
-                f"mean={chosen.mean}: the images have {len(default.mean)} channels, expected as many values"
+                f"mean={chosen.mean}, std={chosen.std}: the images have {len(default.mean)} "
+                "channels, expected as many values"
             )
         return chosen
 

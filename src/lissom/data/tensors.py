@@ -82,8 +82,8 @@ class TensorLoader:
 class AugmentedLoader(TensorLoader):
     """Shuffle and augment, both as functions of (seed, epoch) alone.
 
-    So a resumed run sees the batches that it would have seen. With ``fix_views(k)`` there are only k
-    augmented versions of each image: epoch e shows version e mod k, in an order of its own.
+    So a resumed run sees the batches that it would have seen. With ``fix_views(k)`` there are only
+    k augmented versions of each image: epoch e shows version e mod k, in an order of its own.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class AugmentedLoader(TensorLoader):
         self.epoch = epoch
 
     def fix_views(self, count: int) -> None:
-        """Show only ``count`` augmented versions of each image, in turn; 0: a new one every epoch."""
+        """Show only ``count`` augmented versions of each image, in turn; 0: ever new ones."""
         self.views = count
 
     def order(self) -> Tensor:
@@ -119,7 +119,7 @@ class AugmentedLoader(TensorLoader):
         view = self.epoch % self.views if self.views else self.epoch
         generator = _generator(self.seed, view, _AUGMENTATION)
         draws = draw(len(self.images), self.augmentation, generator)
-        for index in self.order().split(self.batch_size):
+        for index in torch.split(self.order(), self.batch_size):
             pixels = self.images.pixels[index]
             if self.augmentation.padding or self.augmentation.flip:
                 pixels = crop_and_flip(pixels, self.augmentation, draws[index])

@@ -11,8 +11,16 @@ from numpy._core.multiarray import _reconstruct, scalar  # what pickles of array
 
 from lissom.errors import DataError
 
+
+def _encoded(text: str, encoding: str) -> bytes:
+    """Stand in for ``codecs.encode``, by which protocol 2 spells bytes."""
+    if encoding != "latin1":
+        raise DataError(f"it asks for the encoding {encoding!r}, expected latin1")
+    return text.encode("latin1")
+
+
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("_codecs", "encode"): lambda text, encoding: _encoded(text, encoding),
+    ("_codecs", "encode"): _encoded,
     ("numpy", "dtype"): np.dtype,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
@@ -49,10 +57,3 @@ def read_pickle(path: Path) -> Any:
         raise DataError(
             f"{path}: truncated or damaged ({error}); copy or download it again"
         ) from error
-
-
-def _encoded(text: str, encoding: str) -> bytes:
-    """Stand in for ``codecs.encode``, by which protocol 2 spells bytes."""
-    if encoding != "latin1":
-        raise DataError(f"it asks for the encoding {encoding!r}, expected latin1")
-    return text.encode("latin1")

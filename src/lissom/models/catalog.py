@@ -66,8 +66,8 @@ def build_model(spec: str, **arguments: Any) -> nn.Module:
         arguments: Passed to its constructor, ``classes=100`` say.
 
     Raises:
-        ModelError: Unknown name (the nearest known ones are given), library not installed, or arguments
-            that the constructor does not take.
+        ModelError: Unknown name (the nearest known ones are given), library not installed, or
+            arguments that the constructor does not take.
     """
     library, colon, name = spec.partition(":")
     if not colon or library not in ("lissom", *_LIBRARIES):
@@ -90,7 +90,10 @@ def build_model(spec: str, **arguments: Any) -> nn.Module:
 
 
 def preprocessing(spec: str) -> Preprocessing | None:
-    """Give what ``lissom:`` networks expect of colour images; None where the data set's default will do."""
+    """Give what a ``lissom:`` network expects of colour images.
+
+    None, for all others, means that the data set's own default will do.
+    """
     library, _, name = spec.partition(":")
     if library != "lissom" or name == "digits_resnet":
         return None

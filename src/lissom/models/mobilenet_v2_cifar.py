@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# (expansion, channels, blocks, stride of the first block); the first two stages keep the image size.
+# (expansion, channels, blocks, stride of the first block); the first two stages keep the size.
 _STAGES = (
     (1, 16, 1, 1),
     (6, 24, 2, 1),
@@ -44,7 +44,8 @@ class MobileNetV2(nn.Module):
     """Seventeen inverted residuals between a 3 x 3 stem and a 1 x 1 head of 1,280 channels.
 
     Source:
-        Sandler et al., CVPR 2018, arXiv:1801.04381, Table 2, in the CIFAR form that the pruning papers use.
+        Sandler et al., CVPR 2018, arXiv:1801.04381, Table 2, in the CIFAR form that
+        the pruning papers use.
     """
 
     def __init__(self, classes: int = 10) -> None:

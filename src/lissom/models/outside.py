@@ -60,7 +60,8 @@ def build_from_factory(spec: str, **arguments: Any) -> nn.Module:
         factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise ModelError(
-            f"{spec}: {error}; give an importable module (is its folder on PYTHONPATH?) and a name in it"
+            f"{spec}: {error}; give an importable module (is its folder on PYTHONPATH?) "
+            "and a name in it"
         ) from error
     if not callable(factory):
         raise ModelError(
@@ -100,16 +101,16 @@ def _imported(package: str) -> ModuleType:
 
 
 def _torchvision() -> ModuleType:
-    """Import torchvision also where its compiled operators do not fit the torch that is installed."""
+    """Import torchvision also where its compiled operators do not fit the installed torch."""
     try:
         return _imported("torchvision")
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
     # The wheels are built for CUDA. Models need no more than that the two operators exist.
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _definitions.append(library)
     for half_imported in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
         del sys.modules[half_imported]

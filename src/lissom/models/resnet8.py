@@ -29,11 +29,12 @@ class _Block(nn.Module):
 class ResNet8(nn.Module):
     """Three residual blocks of 16, 32, 64 channels; inputs are raw RGB values 0..255 as floats.
 
-    Every convolution has a bias, batch norms have eps 1e-3, shortcuts that change the size are 1 x 1
-    convolutions without batch norm.
+    Every convolution has a bias, batch norms have eps 1e-3, shortcuts that change the size are
+    1 x 1 convolutions without batch norm.
 
     Source:
-        Banbury et al., MLPerf Tiny Benchmark, NeurIPS 2021, arXiv:2106.07597, and its reference code.
+        Banbury et al., MLPerf Tiny Benchmark, NeurIPS 2021, arXiv:2106.07597, and its
+        reference code.
     """
 
     def __init__(self, classes: int = 10) -> None:

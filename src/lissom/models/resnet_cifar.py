@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNetCifar(nn.Module):
-    """Residual network of stages ``layer1``, ``layer2``, ...; every stage but the first halves the image.
+    """Residual network of stages ``layer1``, ``layer2``, ...; all but the first halve the image.
 
     The state-dict keys are ``conv1``, ``bn1``, ``layerI.J.{conv1,bn1,conv2,bn2}`` and ``linear``.
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class ZeroPadShortcut(nn.Module):
     """Subsample by a stride and copy the channels between zeros ("option A").
 
-    It owns no tensors, so it leaves no trace in a state dict. Which input channel an output channel copies is
-    kept as a map that surgery can rewrite (the protocol ``lissom.plan.surgery.ChannelMap``).
+    It owns no tensors, so it leaves no trace in a state dict. Which input channel an output channel
+    copies is kept as a map that surgery can rewrite (``lissom.plan.surgery.ChannelMap``).
 
     Attributes:
         source: For each output channel the input channel that it copies, or -1 for zeros.
@@ -65,7 +65,7 @@ class ZeroPadShortcut(nn.Module):
 
 
 def _padding_before(source: tuple[int, ...], in_channels: int) -> int | None:
-    """Count the leading zeros if ``source`` is all input channels in order between zeros, else None."""
+    """Count the zeros in front if ``source`` is all inputs in order between zeros, else None."""
     before = next((i for i, channel in enumerate(source) if channel >= 0), len(source))
     after = len(source) - before - in_channels
     if after < 0:

@@ -20,12 +20,12 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
     Args:
         model: Changed in place, once everything has been checked.
-        path: ``.safetensors``, or ``.pt`` / ``.pth`` read without running any code. A state dict nested
-            under ``state_dict`` or ``model`` is found, and the prefix ``module.`` removed.
+        path: ``.safetensors``, or ``.pt`` / ``.pth`` read without running any code. A state dict
+            nested under ``state_dict`` or ``model`` is found, and the prefix ``module.`` removed.
 
     Raises:
-        WeightsError: Missing, truncated or unsafe file; missing, unexpected or misshapen tensor; NaN or
-            infinity. The first offending tensor is named.
+        WeightsError: Missing, truncated or unsafe file; missing, unexpected or misshapen tensor;
+            NaN or infinity. The first offending tensor is named.
     """
     path = Path(path)
     found = read_weights(path)
@@ -60,8 +60,8 @@ def _unpickled(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         first_line = str(error).strip().partition("\n")[0]
         raise WeightsError(
-            f"{path}: damaged, or it holds objects besides tensors, which is refused because loading them "
-            f"would run their code ({first_line}); save model.state_dict() alone"
+            f"{path}: damaged, or it holds objects besides tensors, which is refused because "
+            f"loading them would run their code ({first_line}); save model.state_dict() alone"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise WeightsError(
@@ -80,7 +80,8 @@ def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
     for name, tensor in content.items():
         if not isinstance(tensor, Tensor):
             raise WeightsError(
-                f"{path}: {name!r} is a {type(tensor).__name__}, expected a tensor; save model.state_dict()"
+                f"{path}: {name!r} is a {type(tensor).__name__}, expected a tensor; "
+                "save model.state_dict()"
             )
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
@@ -101,12 +102,13 @@ def _check_keys(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, 
 def _check_tensor(path: Path, name: str, tensor: Tensor, expected: Tensor) -> None:
     if tensor.shape != expected.shape:
         raise WeightsError(
-            f"{path}: {name} has shape {tuple(tensor.shape)}, the network expects {tuple(expected.shape)}: "
-            "the file belongs to another network, or to other arguments of it (number of classes?)"
+            f"{path}: {name} has shape {tuple(tensor.shape)}, the network expects "
+            f"{tuple(expected.shape)}: the file belongs to another network, or "
+            "to other arguments of it (number of classes?)"
         )
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         bad = int((~torch.isfinite(tensor)).sum())
         raise WeightsError(
-            f"{path}: {name} holds {bad} NaN or infinite of {tensor.numel()} values, expected finite ones: "
-            "the training that made it diverged; use an earlier checkpoint"
+            f"{path}: {name} holds {bad} NaN or infinite of {tensor.numel()} values, expected "
+            "finite ones: the training that made it diverged; use an earlier checkpoint"
         )

@@ -4,12 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lissom.errors import RecipeError
+from lissom.train.settings import TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a training runs on and in.
+
+    Attributes:
+        device: Where.
+        precision: ``32`` or ``bf16``.
+        channels_last: ``yes`` or ``no``.
+    """
+
+    device: torch.device
+    precision: str
+    channels_last: str
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Memory format of images and convolution weights."""
+        return torch.channels_last if self.channels_last == "yes" else torch.contiguous_format
+
+    def take(self, model: nn.Module) -> None:
+        """Move ``model`` here, in place."""
+        model.to(self.device)
+        if self.channels_last == "yes":
+            for parameter in model.parameters():
+                if parameter.dim() == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+    def images(self, tensor: Tensor) -> Tensor:
+        """Give 4-D inputs their memory format."""
+        return tensor.contiguous(memory_format=self.memory_format) if tensor.dim() == 4 else tensor
+
+
+def choose_machine(settings: TrainSettings) -> Machine:
+    """Resolve everything that ``settings`` leave to the machine.
+
+    Raises:
+        RecipeError: The device is not available.
+    """
+    device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, device)
+    return Machine(
+        device, precision, choose_channels_last(settings.channels_last, device, precision)
+    )
 
 
 def choose_device(setting: str) -> torch.device:

@@ -21,14 +21,15 @@ class TrainSettings:
         clip_norm: Largest norm of the gradient; 0 does not clip.
         distillation: a in (1 - a) loss + a distance to the teacher; ignored without a teacher.
         temperature: T of the distance.
-        teacher_views: Augmented versions per image whose teacher outputs are kept; the loader then shows
-            only these, in turn. 0 runs the teacher on every batch.
+        teacher_views: Augmented versions per image whose teacher outputs are kept; the loader then
+            shows only these, in turn. 0 runs the teacher on every batch.
         ema: Decay of the moving average of the weights; 0 keeps the last weights.
         precision: ``auto``, ``32`` or ``bf16`` (autocast).
         channels_last: ``auto``, ``yes`` or ``no``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         seed: Of everything random in training.
-        recalibration_images: Training images for the statistics of batch norms after recovery; 0 leaves them.
+        recalibration_images: Training images for the statistics of batch norms after recovery; 0
+            leaves them alone.
     """
 
     epochs: int = 10

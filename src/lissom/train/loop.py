@@ -1,0 +1,270 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from lissom.errors import DataError, LissomError
+from lissom.progress import Meter, meter
+from lissom.task import Data, Task
+from lissom.train.checkpoint import Checkpoint, Snapshot
+from lissom.train.distill import RememberedTeacher, Teacher, remembering
+from lissom.train.history import EpochRecord, History
+from lissom.train.machine import Machine, choose_machine, lent, moved
+from lissom.train.schedule import MovingAverage, build_optimizer, learning_rate
+from lissom.train.seeding import own_randomness, seed_all
+from lissom.train.settings import TrainSettings
+
+# Fabric announces its precision at every start; the history says it too.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+
+_FABRIC_PRECISION = {"32": "32-true", "bf16": "bf16-mixed"}
+_CHECK_EVERY = 20  # steps between looks at the loss where a look makes the device wait
+
+
+def train(
+    model: nn.Module,
+    data: Data,
+    task: Task,
+    settings: TrainSettings,
+    *,
+    teacher: nn.Module | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> History:
+    """Train ``model`` in place on ``data.train``.
+
+    The result depends on the arguments, the machine and the number of threads alone, whether or not
+    it was interrupted and resumed from ``checkpoint``: everything random is a function of (seed,
+    epoch). A loader with ``set_epoch`` is told the epoch. Modes, device and memory format are as
+    before afterwards.
+
+    Args:
+        model: Ends as the moving average of its weights, unless ``settings.ema`` is 0.
+        data: Only ``train`` is read.
+        task: Gives inputs, loss and distance.
+        settings: How to train.
+        teacher: Distil from it: (1 - a) loss + a distance.
+        checkpoint: Save after every epoch; continue if there is something saved.
+
+    Raises:
+        DataError: ``data.train`` is empty or has no length.
+        RecipeError: The device is missing, or ``checkpoint`` is another run's.
+        LissomError: The loss became NaN or infinite, or the checkpoint can't be written.
+    """
+    machine = choose_machine(settings)
+    if settings.epochs == 0:
+        return _history((), machine, averaged=False)
+    with own_randomness(), lent(model, machine.device):
+        machine.take(model)
+        run = _Run(model, data, task, settings, machine)
+        try:
+            run.distil_from(teacher)
+            records = run.all_epochs(checkpoint)
+        finally:
+            run.leave()
+    return _history(tuple(records), machine, averaged=settings.ema > 0)
+
+
+def _history(records: tuple[EpochRecord, ...], machine: Machine, *, averaged: bool) -> History:
+    device, precision = str(machine.device), machine.precision
+    return History(records, device, precision, machine.channels_last, averaged)
+
+
+class _Run:
+    """The state of one training."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        task: Task,
+        settings: TrainSettings,
+        machine: Machine,
+    ) -> None:
+        self._model, self._task, self._settings, self._machine = model, task, settings, machine
+        self._loader = data.train
+        self._steps = _length(data.train)
+        self._teacher: Teacher | RememberedTeacher | None = None
+        self._average = MovingAverage(model, settings.ema)
+        device = machine.device
+        self._fabric = Fabric(
+            accelerator=device.type,
+            devices=[device.index or 0] if device.type == "cuda" else 1,
+            precision=_FABRIC_PRECISION[machine.precision],  # type: ignore[arg-type]
+        )
+        self._network, self._optimizer = self._fabric.setup(
+            model, build_optimizer(model, settings), move_to_device=False
+        )
+
+    def distil_from(self, network: nn.Module | None) -> None:
+        """Use ``network`` as the teacher; None: there is none."""
+        if network is None or self._settings.distillation == 0:
+            return
+        teacher = Teacher(network, self._machine)
+        views = self._settings.teacher_views
+        self._teacher = remembering(teacher, self._loader, views) if views else teacher
+
+    def all_epochs(self, checkpoint: Checkpoint | None) -> list[EpochRecord]:
+        """Train to the end, from where the checkpoint is."""
+        identity = self._identity()
+        stored = checkpoint.load(identity) if checkpoint else None
+        records = self._restore(stored) if stored else []
+        epochs = self._settings.epochs
+        with meter("training", total=(epochs - len(records)) * self._steps) as bar:
+            for epoch in range(len(records), epochs):
+                records.append(self._epoch(epoch, bar))
+                if checkpoint:
+                    checkpoint.save(self._snapshot(records), identity)
+        if self._settings.ema:
+            self._average.copy_to_model()
+        return records
+
+    def leave(self) -> None:
+        """Undo what concerns this run alone: limited views, gradients, memory format."""
+        if isinstance(self._teacher, RememberedTeacher):
+            self._loader.fix_views(0)  # type: ignore[attr-defined]
+        self._optimizer.zero_grad(set_to_none=True)
+        for parameter in self._model.parameters():
+            parameter.data = parameter.data.contiguous()
+
+    def _epoch(self, epoch: int, bar: Meter) -> EpochRecord:
+        seed_all(self._settings.seed, epoch)
+        start_epoch(self._loader, epoch)
+        if isinstance(self._teacher, RememberedTeacher):
+            self._teacher.start_epoch(epoch)
+        self._model.train()
+        began, images = time.perf_counter(), 0
+        total = torch.zeros((), device=self._machine.device)
+        step = -1
+        for step, batch in enumerate(self._loader):
+            loss, size = self._step(epoch * self._steps + step, moved(batch, self._machine.device))
+            total += loss
+            images += size
+            if self._machine.device.type == "cpu" or step % _CHECK_EVERY == 0:
+                self._check(float(total), epoch, step)
+                speed = images / (time.perf_counter() - began)
+                mean = float(total) / (step + 1)
+                bar.advance(0, f"epoch {epoch + 1}, loss {mean:.3f}, {speed:,.0f} images/s")
+            bar.advance()
+        if step < 0:
+            raise DataError("the training set gave no batch; expected at least one")
+        self._check(float(total), epoch, step)
+        rate = self._optimizer.param_groups[0]["lr"]
+        mean, seconds = float(total) / (step + 1), time.perf_counter() - began
+        return EpochRecord(epoch, mean, rate, images, seconds)
+
+    def _step(self, step: int, batch: Any) -> tuple[Tensor, int]:
+        """Make one optimizer step; give the loss (detached) and the number of images."""
+        settings = self._settings
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings.epochs * self._steps, settings)
+        inputs = tuple(self._machine.images(tensor) for tensor in self._task.inputs(batch))
+        outputs = self._network(*inputs)
+        loss = self._task.loss(outputs, batch)
+        if self._teacher is not None:
+            share = settings.distillation
+            distance = self._task.distance(outputs, self._teacher(inputs), settings.temperature)
+            loss = (1 - share) * loss + share * distance
+        self._optimizer.zero_grad(set_to_none=True)
+        self._fabric.backward(loss)
+        if settings.clip_norm:
+            self._fabric.clip_gradients(
+                self._network,
+                self._optimizer,
+                max_norm=settings.clip_norm,
+                error_if_nonfinite=False,
+            )
+        self._optimizer.step()
+        if settings.ema:
+            self._average.update(step)
+        return loss.detach(), len(inputs[0])
+
+    def _check(self, total: float, epoch: int, step: int) -> None:
+        if not math.isfinite(total):
+            raise LissomError(
+                f"training diverged: the loss is {total} at epoch {epoch + 1}, step {step + 1} "
+                "(expected a finite number); try a smaller learning_rate "
+                f"(now {self._settings.learning_rate}), clip_norm=1 or precision=32, and look for "
+                "NaN in the data and the weights"
+            )
+
+    def _identity(self) -> dict[str, Any]:
+        """Say what a resumed run must have in common with this one."""
+        shapes = [(name, tuple(t.shape)) for name, t in self._model.state_dict().items()]
+        network = hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]
+        distilled = self._teacher is not None
+        return {
+            **asdict(self._settings),
+            "network (hash of names and shapes)": network,
+            "batches per epoch": self._steps,
+            "distilled": distilled,
+        }
+
+    def _snapshot(self, records: list[EpochRecord]) -> Snapshot:
+        tensors = {f"model.{name}": t for name, t in self._model.state_dict().items()}
+        tensors |= {f"average.{name}": t for name, t in self._average.values.items()}
+        for number, parameter in enumerate(self._trained()):
+            for key, value in self._optimizer.state[parameter].items():
+                tensors[f"optimizer.{number}.{key}"] = torch.as_tensor(value)
+        if isinstance(self._teacher, RememberedTeacher):
+            tensors |= {f"teacher.{name}": t for name, t in self._teacher.state().items()}
+        return Snapshot(tensors, {"epochs": [asdict(record) for record in records]})
+
+    @torch.no_grad()
+    def _restore(self, snapshot: Snapshot) -> list[EpochRecord]:
+        for name, tensor in self._model.state_dict().items():
+            tensor.copy_(snapshot.tensors[f"model.{name}"])
+        self._average.restore(_under("average.", snapshot.tensors))
+        parameters = self._trained()
+        for name, value in _under("optimizer.", snapshot.tensors).items():
+            number, _, key = name.partition(".")
+            self._optimizer.state[parameters[int(number)]][key] = _like(
+                parameters[int(number)], value
+            )
+        if isinstance(self._teacher, RememberedTeacher):
+            self._teacher.restore(_under("teacher.", snapshot.tensors))
+        return [EpochRecord(**record) for record in snapshot.facts["epochs"]]
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
+
+
+def start_epoch(loader: object, epoch: int) -> None:
+    """Tell a loader, or its sampler, which epoch comes, if it wants to know."""
+    for listener in (loader, getattr(loader, "sampler", None)):
+        if hasattr(listener, "set_epoch"):
+            listener.set_epoch(epoch)
+
+
+def _length(loader: Any) -> int:
+    try:
+        steps = len(loader)
+    except TypeError:
+        raise DataError(
+            f"the training set, a {type(loader).__name__}, has no length, which the learning rate "
+            "schedule needs: give it __len__ (the number of batches)"
+        ) from None
+    if steps == 0:
+        raise DataError("the training set is empty; expected at least one batch")
+    return steps
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    """Give ``value`` the strides of its parameter: kernels round differently on other strides."""
+    if value.shape != parameter.shape:
+        return value.clone()
+    return torch.empty_like(parameter).copy_(value)
