@@ -1,0 +1,1 @@
+"""Weights as products of smaller ones: the mathematics, and how ranks are chosen."""
