@@ -23,8 +23,8 @@ class LayerSpec:
 
     Attributes:
         name: Dotted module name (the first one, if the module is known under several).
-        kind: ``conv2d``, ``conv_transpose2d``, ``linear``, ``batch_norm``, ``group_norm``, ``layer_norm``,
-            ``prelu`` or, for anything else, the module's class name.
+        kind: ``conv2d``, ``conv_transpose2d``, ``linear``, ``batch_norm``, ``group_norm``,
+            ``layer_norm``, ``prelu`` or, for anything else, the module's class name.
         input_shape: Shape of the first input at the first call, without batch; () if never seen.
         output_shape: Shape of the output, without batch.
         calls: How often one forward pass runs it (0: it runs in training only, or never).
@@ -44,15 +44,15 @@ class Member:
     """One axis of one tensor whose entries belong to a group's channels.
 
     Attributes:
-        tensor: State-dict name of the parameter or buffer (the first alias), or, for ``Role.MAP``, the
-            name of the module.
+        tensor: State-dict name of the parameter or buffer (the first alias), or, for ``Role.MAP``,
+            the name of the module.
         axis: The axis that shrinks. For ``Role.MAP`` 0 is the output side and 1 the input side.
         role: What the axis does.
-        labels: For each index along the axis the channel (0 .. channels-1) that it belongs to, or -1 if it
-            belongs to another group. A channel may stand at several indices (flatten before a linear layer),
-            or at none.
-        groups: Convolution groups where ``axis`` is the input axis of a grouped convolution; then ``labels``
-            runs over ALL input channels (``groups * weight.shape[1]``). 1 elsewhere.
+        labels: For each index along the axis the channel (0 .. channels-1) that it belongs to, or
+            -1 if it belongs to another group. A channel may stand at several indices (flatten
+            before a linear layer), or at none.
+        groups: Convolution groups where ``axis`` is the input axis of a grouped convolution; then
+            ``labels`` runs over ALL input channels (``groups * weight.shape[1]``). 1 elsewhere.
     """
 
     tensor: str
@@ -70,12 +70,13 @@ class ChannelGroup:
         name: Name of the first layer that produces them.
         channels: How many there are.
         members: Every axis that shrinks with them.
-        producers: Names of the layers (convolution, linear) whose outputs they are, in execution order.
+        producers: Names of the layers (convolution, linear) whose outputs they are, in execution
+            order.
         consumers: Names of the layers whose inputs they are.
-        balance: Each entry gives a part number per channel (-1: unconstrained); the kept channels must be
-            equally many in every part (convolution groups, norm groups, chunks, shuffles).
-        exact: Whether a channel that all consumers ignore can be removed without any change of the output
-            (False where an operator computes over channels, LayerNorm for one).
+        balance: Each entry gives a part number per channel (-1: unconstrained); the kept channels
+            must be equally many in every part (convolution groups, norm groups, chunks, shuffles).
+        exact: Whether a channel that all consumers ignore can be removed without any change of the
+            output (False where an operator computes over channels, LayerNorm for one).
         frozen_because: Why the group can't be cut, or None if it can.
     """
 
