@@ -252,7 +252,7 @@ def _entries(tensor: Tensor, member: Member) -> Tensor:
     """Give (indices, width): the tensor's entries for each index of the member's axis."""
     values = tensor.to("cpu", torch.float64)
     if member.groups == 1:
-        return values.movedim(member.axis, 0).flatten(1).reshape(len(member.labels), -1)
+        return values.movedim(member.axis, 0).reshape(len(member.labels), -1)
     # Input axis of a grouped convolution: the rows of group j hold j's own inputs.
     parts = values.reshape(member.groups, -1, *values.shape[1:])  # (g, T / g, S / g, ...)
     return parts.transpose(1, 2).flatten(0, 1).flatten(1)  # (S, T / g * K)
