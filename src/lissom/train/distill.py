@@ -109,9 +109,9 @@ def remembering(teacher: Teacher, loader: object, views: int) -> RememberedTeach
     """
     if not isinstance(loader, ViewLoader):
         raise RecipeError(
-            f"teacher_views={views}: a {type(loader).__name__} can't repeat its augmentations (it "
-            "has no fix_views and order); set teacher_views=0 or use a built-in set that is held in "
-            "memory"
+            f"teacher_views={views}: a {type(loader).__name__} can't repeat its augmentations "
+            "(it has no fix_views and order); set teacher_views=0 or use a built-in set that is "
+            "held in memory"
         )
     loader.fix_views(views)
     return RememberedTeacher(teacher, loader, views)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,15 +80,30 @@ def choose_device(setting: str) -> torch.device:
 
 
 def choose_precision(setting: str, device: torch.device) -> str:
-    """Resolve ``auto`` to ``bf16`` where the hardware computes in it, else to ``32``."""
+    """Resolve ``auto`` to ``bf16`` where it is known to be faster, else to ``32``."""
     if setting != "auto":
         return setting
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
-    supported = device.type == "cpu" and (
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    )
-    return "bf16" if supported else "32"
+    return "bf16" if device.type == "cpu" and _bf16_pays() else "32"
+
+
+def _bf16_pays() -> bool:
+    """Whether this CPU trains faster in bf16.
+
+    Its matrix unit (AMX) makes it so, and AMD's vector instructions do: 1.6x on Zen 4. With
+    Intel's, ResNet-20, VGG-16 and MobileNetV2 took 1.05-1.3x as long as in float32.
+    """
+    if torch.cpu._is_amx_tile_supported():
+        return True
+    return torch.cpu._is_avx512_bf16_supported() and _made_by("AuthenticAMD")
+
+
+def _made_by(vendor: str) -> bool:
+    try:
+        return vendor in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
 
 
 def choose_channels_last(setting: str, device: torch.device, precision: str) -> str:
