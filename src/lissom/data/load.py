@@ -9,13 +9,17 @@ from types import MappingProxyType
 
 from lissom.data.cifar10 import load_cifar10
 from lissom.data.digits import load_digits
+from lissom.data.fashion_mnist import load_fashion_mnist
+from lissom.data.image_folder import load_image_folder
 from lissom.data.options import DataOptions, LoadedData
 from lissom.errors import DataError
 
 DATA_SETS: Mapping[str, Callable[[Path | None, DataOptions], LoadedData]] = MappingProxyType(
     {
         "digits": load_digits,
+        "fashion_mnist": load_fashion_mnist,
         "cifar10": load_cifar10,
+        "image_folder": load_image_folder,
     }
 )
 
