@@ -100,7 +100,8 @@ def merge(ids: ChannelIds, first: Ids, second: Ids) -> Ids:
 def join(ids: ChannelIds, shape: tuple[int, ...], values: Sequence[Value]) -> Value:
     """Give the result of an element-wise operator with broadcasting.
 
-    A facet of a raw parameter whose axis another operand fills without channels is dropped: nobody cuts it (the
+    A facet of a raw parameter whose axis another operand fills without channels is dropped: nobody
+        cuts it (the
     positions of a position embedding that is added to features).
     """
     ndim = len(shape)
@@ -142,7 +143,7 @@ def along(ids: ChannelIds, facet: Ids, axis: int) -> Ids:
 
 
 def channel_line(call: Call, value: Value, axis: int) -> Ids:
-    """Give the ids of a tensor's entries along an axis (zeros if none are known), over all its facets."""
+    """Give the ids of a tensor's entries along an axis, over all its facets; zeros if unknown."""
     lines = [along(call.ids, f, axis) for f in value.facets if varies(f, axis)]
     if not lines:
         return np.zeros(value.shape[axis], dtype=np.int64)

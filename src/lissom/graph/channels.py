@@ -1,8 +1,8 @@
 """Channel ids: numbers for the entries of tensor axes, and what is known about them.
 
-An id stands for one entry along one axis of a parameter or buffer, or for one channel of an input. Id 0 is no
-channel. Statements about ids (the same channel, frozen, balanced) are only collected here; ``solve`` works out the
-classes once, at the end.
+An id stands for one entry along one axis of a parameter or buffer, or for one channel of an input.
+Id 0 is no channel. Statements about ids (the same channel, frozen, balanced) are only collected
+here; ``solve`` works out the classes once, at the end.
 """
 
 from __future__ import annotations
@@ -67,8 +67,9 @@ class Value:
 
     Attributes:
         shape: Shape of the tensor.
-        facets: Independent labellings. Each has as many axes as the tensor, every axis either of full size or of
-            size 1 (the ids do not vary along it). Removing an id removes the slice that it labels.
+        facets: Independent labellings. Each has as many axes as the tensor, every axis either of
+            full size or of size 1 (the ids do not vary along it). Removing an id removes the slice
+            that it labels.
     """
 
     shape: tuple[int, ...]
@@ -77,7 +78,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """The solution: ``of[id]`` is the class of an id; frozen and inexact classes with the first cause."""
+    """The solution: ``of[id]`` is an id's class; frozen and inexact classes with a cause."""
 
     of: Ids
     frozen: dict[int, Cause]
@@ -139,7 +140,7 @@ class ChannelIds:
         return Value(shape, tuple(facets))
 
     def unite(self, first: Ids, second: Ids) -> None:
-        """State that ids at the same position (after broadcasting) are one channel; zeros are left out."""
+        """State that ids at the same place are one channel (broadcasting; zeros don't count)."""
         a, b = (x.ravel() for x in np.broadcast_arrays(first, second))
         differ = (a != b) & (a != 0) & (b != 0)
         if differ.any():
@@ -151,7 +152,7 @@ class ChannelIds:
             self._frozen.append((np.unique(ids[ids != 0]), cause))
 
     def blur(self, ids: Ids, operator: str) -> None:
-        """State that an operator computes over these channels, so that removing one changes the others."""
+        """State that an operator computes over these channels: removing one changes the others."""
         if ids.any():
             self._inexact.append((np.unique(ids[ids != 0]), operator))
 
@@ -176,10 +177,11 @@ class ChannelIds:
 
 
 def components(count: int, a: Ids, b: Ids) -> Ids:
-    """Give for each of ``count`` nodes the smallest node that it is connected with by the edges (a, b).
+    """Give for each of ``count`` nodes the smallest one that the edges (a, b) connect it with.
 
     Source:
-        Hooking and pointer jumping as in Shiloach and Vishkin, J. Algorithms 3, 1982, over whole arrays.
+        Hooking and pointer jumping as in Shiloach and Vishkin, J. Algorithms 3, 1982, over whole
+        arrays.
     """
     parent = np.arange(count, dtype=np.int64)
     while True:
@@ -206,9 +208,9 @@ def varies(facet: Ids, axis: int) -> bool:
 
 
 def shrink(facet: Ids) -> Ids:
-    """Reduce every axis along which the ids are all equal to size 1."""
-    for axis in range(facet.ndim):
+    """Reduce axes of equal ids to size 1, but keep one axis that labels the tensor."""
+    for axis in reversed(range(facet.ndim)):
         head = facet.take([0], axis=axis)
-        if facet.shape[axis] > 1 and bool((facet == head).all()):
+        if facet.shape[axis] > 1 and head.size > 1 and bool((facet == head).all()):
             facet = head
     return facet

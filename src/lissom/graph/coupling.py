@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ class _Walk:
 
     def _call(self, node: fx.Node) -> Any:
         if node.target is operator.getitem:
-            source, index = node.args
+            source, index = node.args[0], cast("int", node.args[1])
             pieces = self._known[source] if isinstance(source, fx.Node) else source
             return pieces[index] if isinstance(pieces, tuple) else pieces
         if not isinstance(node.target, torch._ops.OpOverload):
@@ -125,7 +125,7 @@ class _Walk:
         return None
 
     def _enter_map(self, node: fx.Node, name: str) -> Value | None:
-        """Give the output of a channel map, or None if the operator does not read the map's input."""
+        """Give the output of a channel map; None if the operator does not read its input."""
         module = self._maps[name]
         inputs = [v for n in node.all_input_nodes if isinstance(v := self._known.get(n), Value)]
         given = next(

@@ -1,4 +1,4 @@
-"""From chosen channels to decisions: the indices to keep along every axis, applied one group after another."""
+"""From chosen channels to decisions: the indices to keep along every axis, group after group."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ Choice = tuple[ChannelGroup, Sequence[int]]
 def keep_channels(groups_and_kept: Sequence[Choice]) -> tuple[KeepChannels, ...]:
     """Give one decision per group, for application one after another.
 
-    Several groups may have channels on one axis (after a concatenation), so each decision's indices refer to what
-    the ones before it have left.
+    Several groups may have channels on one axis (after a concatenation), so each decision's
+    indices refer to what the ones before it have left.
 
     Args:
-        groups_and_kept: Each group once, with the channels to keep (labels of the group, any order).
+        groups_and_kept: Each group once, with the channels to keep (labels of the group, any
+            order).
 
     Raises:
-        ValueError: A group is frozen, or comes twice; a channel does not exist; the balance is violated; nothing
-            is left.
+        ValueError: A group is frozen, or comes twice; a channel does not exist; the balance is
+            violated; nothing is left.
     """
     left: dict[tuple[str, int, int], list[int]] = {}
     decisions: dict[str, KeepChannels] = {}
@@ -66,7 +67,8 @@ def _check(group: ChannelGroup, kept: Sequence[int]) -> None:
     chosen = frozenset(kept)
     if not chosen or min(chosen) < 0 or max(chosen) >= group.channels:
         raise ValueError(
-            f"{group.name} has {group.channels} channels; expected at least one of 0 .. {group.channels - 1} to keep, "
+            f"{group.name} has {group.channels} channels; expected at least one of 0 .. "
+            f"{group.channels - 1} to keep, "
             f"got {sorted(chosen)[:8]}"
         )
     for row in group.balance:
@@ -76,6 +78,7 @@ def _check(group: ChannelGroup, kept: Sequence[int]) -> None:
                 counts[row[channel]] += 1
         if len(set(counts.values())) > 1:
             raise ValueError(
-                f"{group.name}: equally many channels must be kept in each of {len(counts)} parts, got "
+                f"{group.name}: equally many channels must be kept in each of {len(counts)} "
+                "parts, got "
                 f"{list(counts.values())[:8]}"
             )

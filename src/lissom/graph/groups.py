@@ -110,7 +110,7 @@ def _balances(
 
 
 def _parts(counts: Ids) -> tuple[int, ...] | None:
-    """Give the part that each channel counts in, -1 where it counts in all alike, None if neither."""
+    """Give the part that each channel counts in, -1 for all alike, None if neither holds."""
     even = (counts == counts[:, :1]).all(axis=1)
     single = (counts > 0).sum(axis=1) == 1
     if not (even | single).all() or len(set(counts.max(axis=1)[~even].tolist())) > 1:

@@ -146,7 +146,7 @@ def layer_specs(
     counted: set[int] = set()
     specs: dict[str, LayerSpec] = {}
     for name, module in model.named_modules():
-        own = [p for p in module.parameters(recurse=False)]
+        own = list(module.parameters(recurse=False))
         if not own:
             continue
         new = {id(p): p.numel() for p in own if id(p) not in counted}
@@ -188,8 +188,13 @@ def node_macs(program: Program, batch: int) -> dict[fx.Node, int]:
             per_sample.add(node)
         name = getattr(getattr(node.target, "_schema", None), "name", "")
         if name.partition("::")[2].startswith(_MACS_OF):
-            x, weight = (argument.meta["val"] for argument in node.args[:2])
+            x, weight = (_shaped(argument) for argument in node.args[:2])
             positions = x if "transpose" in name else node.meta["val"]
             total = positions.numel() * (weight.numel() // weight.shape[0])
             found[node] = total // batch if node in per_sample else total
     return found
+
+
+def _shaped(argument: Any) -> Tensor:
+    """Give the tensor (of the exporter, without values) that a node stands for."""
+    return argument.meta["val"]

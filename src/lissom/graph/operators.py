@@ -29,12 +29,12 @@ def in_first(call: Call) -> Value:
 
 
 def constant(call: Call) -> Result:
-    """Make a tensor of a size given as numbers: it has no channels, and the trial cut shows if that is wrong."""
+    """Make a tensor of a size given as numbers: without channels, and the trial cut checks that."""
     return Value(call.shape)
 
 
 def over_axis(call: Call) -> Value:
-    """Softmax, cumulative sums, normalisation by a norm: computes along axes without removing them."""
+    """Softmax and cumulative sums: computes along axes without removing them."""
     axes = _axes(call)
     for facet in call.x.facets:
         if any(varies(facet, axis) for axis in axes):
@@ -50,9 +50,9 @@ def reduction(call: Call) -> Result:
     for facet in call.x.facets:
         if any(varies(facet, axis) for axis in axes):
             call.ids.blur(facet, call.name)
-            facet = _collapse(call, facet, axes)
-        if any(size > 1 for size in facet.shape):
-            facets.append(facet if keep else np.squeeze(facet, tuple(axes)))
+        left = _collapse(call, facet, axes)
+        if any(size > 1 for size in left.shape):
+            facets.append(left if keep else np.squeeze(left, tuple(axes)))
     values = tuple(Value(s, tuple(facets)) for s in call.shapes)
     return values if len(values) > 1 else values[0]
 
@@ -157,27 +157,35 @@ TABLE: dict[str, Rule] = {
     **_rows(over_axis, "softmax log_softmax cumsum cumprod"),
     **_rows(
         pooling,
-        "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-        "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d max_pool2d_with_indices lp_pool2d "
-        "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_bicubic2d "
+        "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
+        "adaptive_avg_pool2d "
+        "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d max_pool2d_with_indices "
+        "lp_pool2d "
+        "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d "
+        "upsample_bicubic2d "
         "upsample_linear1d upsample_trilinear3d _upsample_nearest_exact2d",
     ),
     **_rows(
         elementwise,
-        "add sub mul div rsub pow maximum minimum addcmul addcdiv where lerp fmod remainder atan2 floor_divide "
-        "relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh sigmoid tanh softplus "
+        "add sub mul div rsub pow maximum minimum addcmul addcdiv where lerp fmod remainder "
+        "atan2 floor_divide "
+        "relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh "
+        "sigmoid tanh softplus "
         "softsign log_sigmoid hardshrink softshrink tanhshrink threshold rrelu logit "
-        "abs neg exp expm1 log log2 log10 log1p sqrt rsqrt square reciprocal sign sin cos tan erf floor ceil round "
+        "abs neg exp expm1 log log2 log10 log1p sqrt rsqrt square reciprocal sign sin cos tan "
+        "erf floor ceil round "
         "trunc frac clamp clamp_min clamp_max clip nan_to_num "
         "dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout "
         "clone contiguous alias detach lift_fresh_copy to type_as float half double _to_copy "
-        "eq ne lt le gt ge logical_and logical_or logical_not bitwise_not bitwise_and bitwise_or isnan isinf "
+        "eq ne lt le gt ge logical_and logical_or logical_not bitwise_not bitwise_and bitwise_or "
+        "isnan isinf "
         "zeros_like ones_like full_like rand_like randn_like empty_like fill zero copy masked_fill",
     ),
     **_rows(in_first, "bernoulli uniform normal"),
     **_rows(
         constant,
-        "zeros ones full empty arange linspace scalar_tensor eye rand randn randperm new_zeros new_ones new_full "
+        "zeros ones full empty arange linspace scalar_tensor eye rand randn randperm new_zeros "
+        "new_ones new_full "
         "new_empty tensor tril triu meshgrid _assert_tensor_metadata",
     ),
     **_rows(

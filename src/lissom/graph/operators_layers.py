@@ -203,7 +203,7 @@ def _freeze_product(call: Call) -> Value:
 
 
 def attention(call: Call) -> Value:
-    """Scaled dot product attention: query and key share their last axis, the output has the value's."""
+    """Attention: query and key share their last axis, the output has the value's."""
     query, key, value = (call.arguments[name] for name in ("query", "key", "value"))
     last = len(query.shape) - 1
     lines = [channel_line(call, v, last) for v in (query, key)]

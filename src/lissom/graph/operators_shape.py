@@ -40,7 +40,7 @@ def reshaped(call: Call, facet: Ids, old: tuple[int, ...], new: tuple[int, ...])
 
 
 def _segments(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
-    """Pair the shortest runs of axes that hold equally many elements: (first, last, start, stop)."""
+    """Pair the shortest runs of axes of equal sizes: (first, last, start, stop)."""
     segments = []
     first = start = 0
     while first < len(old) or start < len(new):
@@ -58,7 +58,8 @@ def _segments(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[int, int
 def _split(call: Call, facet: Ids, start: int, stop: int) -> Ids:
     """Unite the ids along all but the longest of the axes that an axis of channels was split into.
 
-    What is left after a cut must be a box again: rows of equal length. Cutting along the longest axis keeps the
+    What is left after a cut must be a box again: rows of equal length. Cutting along the longest
+        axis keeps the
     number of rows, which is what a view with a literal number of heads, groups or sub-pixels needs.
     """
     axes = [axis for axis in range(start, stop) if varies(facet, axis)]
@@ -233,7 +234,7 @@ def pad(call: Call) -> Value:
 
 def flip(call: Call) -> Value:
     """Reverse axes."""
-    axes = [axis % len(call.shape) for axis in call.integers("dims")]
+    axes = tuple(axis % len(call.shape) for axis in call.integers("dims"))
     return Value(call.shape, tuple(np.flip(f, axes) for f in call.x.facets))
 
 

@@ -23,7 +23,8 @@ def refusals(
         model: The network.
         layers: Every layer of it.
         found: Its channel groups, after the trial cuts.
-        notes: Remarks on the whole network; the first says why there are no groups, if there are none.
+        notes: Remarks on the whole network; the first says why there are no groups, if there are
+            none.
     """
     offered, causes = _by_producer(found)
     ties = _ties(model)

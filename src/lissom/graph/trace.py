@@ -61,7 +61,8 @@ def private_copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model).eval()
     except Exception as error:
         raise ModelError(
-            f"{type(model).__name__} can't be copied ({type(error).__name__}: {error}); remove open files, locks, "
+            f"{type(model).__name__} can't be copied ({type(error).__name__}: {error}); remove "
+            "open files, locks, "
             "hooks or non-leaf tensors from its attributes"
         ) from error
 
@@ -97,12 +98,13 @@ def undisturbed() -> Iterator[None]:
         yield
 
 
-def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Program:
+def trace(model: nn.Module, inputs: tuple[Tensor, ...], *, functional: bool = False) -> Program:
     """Export ``model`` in the mode that it is in.
 
     Args:
         model: A private copy: exporting may touch it.
         inputs: At the batch size to export for.
+        functional: Replace operators that write into their inputs by ones that do not.
 
     Raises:
         ModelError: The exporter can't follow the network's code.
@@ -110,37 +112,45 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Program:
     with undisturbed():
         try:
             exported = torch.export.export(model, inputs, strict=False)
+            if functional:
+                exported = exported.run_decompositions({})
         except Exception as error:
             first = str(error).strip().splitlines()
             raise ModelError(
                 f"{type(model).__name__} can't be captured as a graph ({type(error).__name__}: "
-                f"{first[0] if first else 'no message'}); avoid control flow that depends on tensor values"
+                f"{first[0] if first else 'no message'}); avoid control flow that depends on "
+                "tensor values"
             ) from error
-    names = first_names(model)
+    return _program(exported, first_names(model), training=model.training)
+
+
+def _program(
+    exported: torch.export.ExportedProgram, names: dict[str, str], *, training: bool
+) -> Program:
+    signature = exported.graph_signature
     tensors: dict[str, str] = {}
     constants: dict[str, Tensor] = {}
-    for spec in exported.graph_signature.input_specs:
-        node, target = spec.arg.name, spec.target
-        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and target is not None:
+    for given in signature.input_specs:
+        node, target = getattr(given.arg, "name", ""), given.target
+        if given.kind in (InputKind.PARAMETER, InputKind.BUFFER) and target is not None:
             tensors[node] = names.get(target, target)
-        elif spec.kind is InputKind.CONSTANT_TENSOR and target is not None:
+        elif given.kind is InputKind.CONSTANT_TENSOR and target is not None:
             constants[node] = exported.constants[target]
-    user = set(exported.graph_signature.user_inputs)
     nodes = tuple(exported.graph.nodes)
     by_name = {node.name: node for node in nodes}
     outputs = [
-        by_name.get(getattr(spec.arg, "name", ""), getattr(spec.arg, "value", None))
-        for spec in exported.graph_signature.output_specs
-        if spec.kind is OutputKind.USER_OUTPUT
+        by_name.get(getattr(given.arg, "name", ""), getattr(given.arg, "value", None))
+        for given in signature.output_specs
+        if given.kind is OutputKind.USER_OUTPUT
     ]
     return Program(
         nodes=nodes,
         tensors=tensors,
         constants=constants,
-        inputs=tuple(node for node in nodes if node.op == "placeholder" and node.name in user),
+        inputs=tuple(by_name[str(name)] for name in signature.user_inputs if name in by_name),
         outputs=tuple(outputs),
         structure=exported.call_spec.out_spec,
-        training=model.training,
+        training=training,
     )
 
 
