@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -53,11 +52,13 @@ def apply_values(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 
     Raises:
         PlanError: A tensor is missing or superfluous, or has another shape or type; the message
-            names the first. Nothing has been changed then.
+            names the first. Nothing has been changed then. Or a non-persistent buffer is on the
+            meta device, where no file can fill it.
     """
     own = dict(model.state_dict(keep_vars=True))
     for name in sorted(own.keys() | values.keys()):
         _check_value(name, own, values)
+    _check_transient(model)
     fresh: dict[int, Tensor] = {}
     for name, tensor in own.items():
         if name not in values:
@@ -71,6 +72,18 @@ def apply_values(model: nn.Module, values: Mapping[str, Tensor]) -> None:
             value = nn.Parameter(value, requires_grad=tensor.requires_grad)
         fresh[id(tensor)] = value
     _replace_meta(model, fresh)
+
+
+def _check_transient(model: nn.Module) -> None:
+    for owner, module in model.named_modules():
+        for key in module._non_persistent_buffers_set:
+            buffer = module._buffers.get(key)
+            if buffer is not None and buffer.is_meta:
+                raise PlanError(
+                    f"the buffer {owner}.{key} is not stored and has no values on the meta device; "
+                    "build "
+                    "the network on a real device"
+                )
 
 
 def _replace_meta(model: nn.Module, fresh: Mapping[int, Tensor]) -> None:
@@ -115,12 +128,14 @@ def _describe(tensor: Tensor) -> str:
 def _check_signature(model: nn.Module, plan: Plan) -> None:
     if not plan.signature or plan_signature(model) == plan.signature:
         return
-    for expected, found in zip_longest(plan.tensors, tensor_shapes(model)):
-        if expected != found:
+    expected, found = dict(plan.tensors), dict(tensor_shapes(model))
+    for name in sorted(expected.keys() | found.keys()) if expected else ():
+        if expected.get(name) != found.get(name):
             raise PlanError(
-                f"the plan was made for a network whose tensor {_entry(expected)} is "
-                f"{_entry(found)} "
-                f"here ({type(model).__name__}); give the network that the plan was made for"
+                f"tensor {name!r}: the plan was made for a network with "
+                f"{_shape(expected.get(name))}, this "
+                f"{type(model).__name__} has {_shape(found.get(name))}; give the network that the "
+                "plan was made for"
             )
     raise PlanError(
         f"the plan was made for a network with other tensor names or shapes than this "
@@ -128,5 +143,5 @@ def _check_signature(model: nn.Module, plan: Plan) -> None:
     )
 
 
-def _entry(entry: tuple[str, tuple[int, ...]] | None) -> str:
-    return "missing" if entry is None else f"{entry[0]} {entry[1]}"
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "no such tensor" if shape is None else f"shape {shape}"

@@ -40,16 +40,16 @@ def check_decomposable(layer: str, module: nn.Module) -> nn.Conv2d | nn.Linear:
         raise UnsupportedLayer(
             f"{layer}: low rank needs torch.nn.Conv2d or torch.nn.Linear, got {kind}; {remedy}"
         )
+    if is_parametrized(module) or "weight" not in module._parameters:
+        raise UnsupportedLayer(
+            f"{layer}: low rank needs a weight of its own, got a parametrized one; remove the "
+            f"parametrization (torch.nn.utils.parametrize.remove_parametrizations) or {remedy}"
+        )
     if type(module) not in (nn.Conv2d, nn.Linear):
         raise UnsupportedLayer(
             f"{layer}: low rank needs exactly torch.nn.Conv2d or torch.nn.Linear, got the subclass "
             f"{kind}, "
             f"whose forward may compute something else; {remedy} or use the plain class"
-        )
-    if is_parametrized(module) or "weight" not in module._parameters:
-        raise UnsupportedLayer(
-            f"{layer}: low rank needs a weight of its own, got a parametrized one; remove the "
-            f"parametrization (torch.nn.utils.parametrize.remove_parametrizations) or {remedy}"
         )
     if module._forward_hooks or module._forward_pre_hooks:
         raise UnsupportedLayer(
