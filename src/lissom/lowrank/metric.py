@@ -46,7 +46,9 @@ class Metric:
         """Give the columns (N, n) that channel directions (S, r) span: n = r K or r."""
         if not self.is_patch_level:
             return channels
-        return torch.kron(channels.contiguous(), torch.eye(self.positions, dtype=channels.dtype))
+        # A fresh copy: kron refuses the odd strides that a single column may carry.
+        fresh = channels.clone(memory_format=torch.contiguous_format)
+        return torch.kron(fresh, torch.eye(self.positions, dtype=channels.dtype))
 
     def separated(self) -> tuple[Tensor, Tensor]:
         """Give A (S, S) and B (K, K) whose Kronecker product is close to C.
@@ -83,11 +85,10 @@ def metric_for(weight: Tensor, covariance: Tensor | None, ridge: float = RIDGE) 
     channels, positions = weight.shape[1], weight.shape[2]
     if covariance is None:
         return Metric(torch.eye(channels, dtype=torch.float64), channels, positions)
-    sizes = (channels * positions, channels)
-    if covariance.ndim != 2 or covariance.shape[0] not in sizes or covariance.diff(dim=0).ndim != 2:
+    width = channels * positions
+    if tuple(covariance.shape) not in ((width, width), (channels, channels)):
         raise ValueError(
-            f"covariance has shape {tuple(covariance.shape)}; expected ({sizes[0]}, {sizes[0]}) "
-            "over "
+            f"covariance has shape {tuple(covariance.shape)}; expected ({width}, {width}) over "
             f"patches or ({channels}, {channels}) over channels"
         )
     return Metric(damped(covariance, ridge), channels, positions)
