@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy._core.multiarray import _reconstruct, scalar  # what pickles of arrays call
+from numpy._core.numeric import _frombuffer  # type: ignore[attr-defined]
 
 from lissom.errors import DataError
 
@@ -23,6 +24,8 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): _encoded,
     ("numpy", "dtype"): np.dtype,
     ("numpy", "ndarray"): np.ndarray,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy.core.multiarray", "scalar"): scalar,

@@ -58,7 +58,7 @@ class TrainSettings:
         for field, (low, high, expected) in _RANGES.items():
             if not low <= getattr(self, field) <= high:
                 raise RecipeError(f"{field}={getattr(self, field)}: expected {expected}")
-        if self.learning_rate <= 0 or self.temperature <= 0:
+        if not (self.learning_rate > 0 and self.temperature > 0):
             raise RecipeError(
                 f"learning_rate={self.learning_rate}, temperature={self.temperature}: "
                 "expected positive numbers"
