@@ -13,6 +13,12 @@ from torch import Tensor
 from lissom.errors import ExportError
 
 RUNTIME = f"onnxruntime {onnxruntime.__version__}"
+_DTYPES = {
+    "tensor(float)": torch.float32,
+    "tensor(double)": torch.float64,
+    "tensor(int64)": torch.int64,
+    "tensor(int32)": torch.int32,
+}
 
 
 class OnnxSession:
@@ -61,6 +67,17 @@ class OnnxSession:
         arrays = (tensor.detach().cpu().numpy() for tensor in inputs)
         return dict(zip(self.input_names, arrays, strict=True))
 
+    def example_inputs(self, batch: int) -> tuple[Tensor, ...]:
+        """Make inputs of the shapes and types that the file states; values between 0 and 1.
+
+        Args:
+            batch: For inputs whose first size is free.
+
+        Raises:
+            ExportError: The batch size is fixed to another one, or a type has no counterpart.
+        """
+        return tuple(_example(entry, batch) for entry in self._session.get_inputs())
+
     def run_arrays(self, feed: dict[str, Any]) -> list[Any]:
         """Run once on arrays from ``feed``, without any conversion."""
         return self._session.run(None, feed)
@@ -80,6 +97,19 @@ class OnnxSession:
                 f"ONNX Runtime refuses inputs of shape {shapes} ({_first_line(error)})"
             ) from error
         return tuple(torch.from_numpy(output) for output in outputs)
+
+
+def _example(entry: Any, batch: int) -> Tensor:
+    if entry.shape and isinstance(entry.shape[0], int) and entry.shape[0] != batch:
+        raise ExportError(
+            f"input {entry.name} has a fixed batch of {entry.shape[0]}, asked for {batch}: "
+            f"use a batch of {entry.shape[0]}"
+        )
+    if entry.type not in _DTYPES:
+        raise ExportError(f"input {entry.name} is a {entry.type}; known are {', '.join(_DTYPES)}")
+    sizes = [size if isinstance(size, int) else batch for size in entry.shape]
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(sizes, generator=generator).to(_DTYPES[entry.type])
 
 
 def _first_line(error: Exception) -> str:

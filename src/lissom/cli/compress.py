@@ -1,0 +1,139 @@
+"""``lissom compress``: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lissom.cli import options
+from lissom.errors import RecipeError
+
+if TYPE_CHECKING:
+    from lissom.recipe.recipe import Recipe
+
+
+def compress(
+    *,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the results; a non-empty one needs --resume.")
+    ],
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(
+            help="YAML recipe; the options below go before it.", metavar="[RECIPE.yaml]"
+        ),
+    ] = None,
+    model: options.Model = None,
+    weights: options.Weights = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="digits, cifar10, fashion_mnist, image_folder or package.module:factory.",
+            metavar="D",
+        ),
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the data set's files.")] = None,
+    method: Annotated[str | None, typer.Option(help="hmc, nahc or ahc.", metavar="M")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="For example macs=0.5 or macs=62.7M,params=4x.", metavar="LIMITS"),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of recovery.", min=0)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.", min=0)] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Network to distil from instead of the original (its weights: "
+            "--set teacher.weights=FILE).",
+            metavar="M",
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(help="Layer that stays as it is (may be repeated).", metavar="LAYER"),
+    ] = None,
+    round_to: Annotated[
+        str | None, typer.Option(help="Alignment of channels and ranks: auto or a number.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Any setting of a recipe: recover.learning_rate=0.01, stages.0.tau=0.3 "
+            "(may be repeated).",
+            metavar="PLACE=VALUE",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what is reachable and planned; train nothing.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run in the same --out.")
+    ] = False,
+    allow_import: Annotated[
+        bool,
+        typer.Option(
+            "--allow-import", help="Let the recipe name package.module:factory (runs it)."
+        ),
+    ] = False,
+) -> None:
+    """Compress a trained network under a budget, recover it, measure it and write the files."""
+    given = {
+        "model": model,
+        "model.weights": _text(weights),
+        "data": data,
+        "data.dir": _text(data_dir),
+        "stages": None if method is None else [method],
+        "budget": budget,
+        "recover.epochs": epochs,
+        "seed": seed,
+        "device": device,
+        "teacher": teacher,
+        "ignore": ignore or None,
+        "round_to": round_to,
+    }
+    wanted = _recipe(recipe, given, settings or [], factories=allow_import)
+    if dry_run:
+        _preview(wanted)
+    else:
+        _run(wanted, out, resume=resume)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _recipe(
+    path: Path | None, given: dict[str, Any], settings: list[str], *, factories: bool
+) -> Recipe:
+    from lissom.recipe.read import parse_override, read_recipe
+
+    if path is None and (given["model"] is None or given["data"] is None):
+        raise RecipeError(
+            "nothing to compress: give a RECIPE.yaml, or --model and --data (and --budget)"
+        )
+    overrides = [(place, value) for place, value in given.items() if value is not None]
+    overrides += [parse_override(text) for text in settings]
+    return read_recipe(path, overrides, factories="allowed" if factories else "refused")
+
+
+def _run(recipe: Recipe, out: Path, *, resume: bool) -> None:
+    from lissom.cli.console import say, show
+    from lissom.pipeline.recipe_run import run_recipe
+    from lissom.report.terminal import layout
+
+    result = run_recipe(recipe, out, resume=resume, say=say)
+    show(layout(result.report))
+    typer.echo(f"\nWritten: {out}")
+
+
+def _preview(recipe: Recipe) -> None:
+    from lissom.cli.console import say, show
+    from lissom.pipeline.recipe_run import preview_recipe
+    from lissom.report.preview import layout
+
+    found = preview_recipe(recipe, say)
+    show(layout(found.feasibility.table, found.graph, found.proposal))

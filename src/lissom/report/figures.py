@@ -1,0 +1,128 @@
+"""Numbers as text, the same way in every view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lissom.report.report import LayerRow, LayerState, MetricValue
+
+NONE = "–"
+_STEPS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def count(value: float | None) -> str:
+    """Write a count with four digits: 170, 2.304k, 62.75M."""
+    if value is None:
+        return NONE
+    for step, unit in _STEPS:
+        # 999.95k would be printed as 1000k.
+        if abs(value) >= step * 0.99995:
+            return f"{_four(value / step)}{unit}"
+    return f"{value:.0f}"
+
+
+def byte_size(value: float | None) -> str:
+    """Write bytes in decimal units: 812 B, 10.1 kB, 3.44 MB."""
+    if value is None:
+        return NONE
+    for step, unit in _STEPS:
+        if abs(value) >= step:
+            return f"{value / step:.3g} {unit}B"
+    return f"{value:.0f} B"
+
+
+def milliseconds(value: float | None) -> str:
+    """Write a time in milliseconds with three digits."""
+    return NONE if value is None else f"{value:.3g} ms"
+
+
+def quartiles(latency: Mapping[str, Any]) -> str:
+    """Write the spread of a latency: 2.38–2.5."""
+    low, high = latency.get("quartile_low_ms"), latency.get("quartile_high_ms")
+    return "" if low is None or high is None else f"{low:.3g}–{high:.3g}"
+
+
+def conditions(latency: Mapping[str, Any]) -> str:
+    """Write under what a latency was measured."""
+    names = ("runtime", "batch", "threads", "runs")
+    known = [(name, latency[name]) for name in names if name in latency]
+    return ", ".join(
+        str(value) if name == "runtime" else f"{name} {value}" for name, value in known
+    )
+
+
+def ratio(before: float | None, after: float | None) -> str:
+    """Write original / compressed: 2.44×."""
+    return NONE if not before or not after else f"{before / after:.2f}×"
+
+
+def metric(like: MetricValue | None, value: float | None) -> str:
+    """Write a value of the metric ``like``; fractions in percent."""
+    if like is None or value is None:
+        return NONE
+    return f"{100 * value:.2f} %" if like.unit == "fraction" else f"{value:.4g} {like.unit}"
+
+
+def change(like: MetricValue | None, before: float | None, after: float | None) -> str:
+    """Write the difference of two values of a metric; of fractions in points."""
+    if like is None or before is None or after is None:
+        return NONE
+    if like.unit == "fraction":
+        return f"{100 * (after - before):+.2f} points".replace("-", "−")
+    return f"{after - before:+.3g} {like.unit}".replace("-", "−")
+
+
+def harm(value: float | None) -> str:
+    """Write a sensitivity with two digits."""
+    return NONE if value is None else f"{value:.2g}"
+
+
+def harm_at(row: LayerRow, family: str, fraction: float) -> float | None:
+    """Give the measured harm of the point nearest to ``fraction`` of MACs removed."""
+    points = row.sensitivities.get(family, ())
+    return min(points, key=lambda point: abs(point[0] - fraction))[1] if points else None
+
+
+def arrow(before: str, after: str) -> str:
+    """Write a change, or the value alone if there is none."""
+    return before if before == after else f"{before}→{after}"
+
+
+def channels(before: LayerState, after: LayerState) -> str:
+    """Write how the output channels change."""
+    if before.out_channels is None:
+        return NONE
+    return arrow(str(before.out_channels), str(after.out_channels))
+
+
+def ranks(state: LayerState) -> str:
+    """Write the ranks of a decomposed layer: 8/16 of both modes, 8 of one."""
+    return "/".join(str(rank) for rank in (state.rank_in, state.rank_out) if rank is not None)
+
+
+def listed(values: Mapping[str, Any]) -> str:
+    """Write names and values, nested ones in brackets."""
+    return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({listed(value)})"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_short(entry) for entry in value) + "]"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Write a wall time: 21.5 s, 5 min 0 s."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+def _four(value: float) -> str:
+    digits = 3 if abs(value) < 9.9995 else 2 if abs(value) < 99.995 else 1
+    return f"{value:.{digits}f}"

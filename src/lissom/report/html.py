@@ -1,0 +1,148 @@
+"""The report as one page that needs no other file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from html import escape
+from importlib.resources import files
+
+from lissom.plan.cost import Cost
+from lissom.report import charts, figures
+from lissom.report.encoding import plain
+from lissom.report.report import LayerRow, Report
+from lissom.report.tables import (
+    budget_table,
+    layer_table,
+    measured_table,
+    origin_table,
+    refusal_table,
+)
+
+_FAMILIES = {"prune": "pruning", "decompose": "decomposition"}
+
+
+def page(report: Report) -> str:
+    """Give the report as an HTML page with inline style and charts, for light and dark screens."""
+    style = files("lissom.report").joinpath("page.css").read_text(encoding="utf-8")
+    source = report.source or "A network of your own"
+    title = f"{source} compressed by {report.method}"
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"<h1>{escape(title)}</h1>\n" + "\n".join(_parts(report)) + "\n</body>\n</html>\n"
+    )
+
+
+def _parts(report: Report) -> Iterator[str]:
+    when = report.provenance.created[:16].replace("T", " ")
+    yield f'<p class="soft">{escape(when)} UTC, seed {report.provenance.seed}</p>'
+    yield f'<div class="tiles">{"".join(_tiles(report))}</div>'
+    for warning in report.warnings:
+        yield f'<p class="note">{escape(warning)}</p>'
+    yield _heading("Budget", "As measured on the new network.")
+    yield budget_table(report)
+    yield from _layers(report)
+    yield from _sensitivities(report)
+    yield _heading("Measured")
+    yield measured_table(report)
+    yield _heading("Layer by layer", "Costs of a decomposed layer are those of all its factors.")
+    yield layer_table(report)
+    if report.refusals:
+        yield _heading("Not offered", "What was left alone, and what would change that.")
+        yield refusal_table(report)
+    yield _heading("Where the numbers come from")
+    yield origin_table(report)
+    if report.evidence:
+        evidence = json.dumps(plain(report.evidence), indent=1)
+        yield f"<details><summary>Evidence</summary><pre>{escape(evidence)}</pre></details>"
+
+
+def _heading(text: str, below: str = "") -> str:
+    line = f'<p class="soft">{escape(below)}</p>' if below else ""
+    return f"<h2>{escape(text)}</h2>{line}"
+
+
+def _tiles(report: Report) -> Iterator[str]:
+    before, after = report.original, report.compressed
+    for name, less, write, field in (
+        ("MACs", "fewer", figures.count, "macs"),
+        ("parameters", "fewer", figures.count, "params"),
+        ("file size", "smaller", figures.byte_size, "size_bytes"),
+        ("latency, median", "faster", figures.milliseconds, "latency_ms"),
+    ):
+        ours, theirs = getattr(before, field), getattr(after, field)
+        if theirs is not None:
+            change = f"{figures.ratio(ours, theirs)} {less}" if ours else write(theirs)
+            yield _tile(name, change, f"{write(ours)} → {write(theirs)}")
+    if after.metric is not None:
+        start = before.metric.value if before.metric else None
+        values = (figures.metric(after.metric, value) for value in (start, after.metric.value))
+        change = figures.change(after.metric, start, after.metric.value)
+        yield _tile(after.metric.name, change, " → ".join(values))
+
+
+def _tile(name: str, big: str, small: str) -> str:
+    return (
+        f'<div class="tile"><div class="name">{escape(name)}</div>'
+        f'<div class="big">{escape(big)}</div><div class="small">{escape(small)}</div></div>'
+    )
+
+
+def _layers(report: Report) -> Iterator[str]:
+    rows = [row for row in report.layers if row.before.cost.macs]
+    present = {charts.colour(row) for row in rows}
+    names = [name for name in charts.GROUPS if name in present]
+    legend = {name: name for name in names} | ({"none": "no group"} if "none" in present else {})
+    yield _heading("Over the depth of the network", "Layers with MACs, from input to output.")
+    yield _legend(legend | {"ghost": "before"})
+    yield f"<figure>{charts.group_map(rows)}</figure>"
+    yield f"<figure>{charts.cost_bars(rows, 'MACs', _macs)}</figure>"
+    yield f"<figure>{charts.cost_bars(rows, 'parameters', _params)}</figure>"
+
+
+def _macs(cost: Cost) -> int:
+    return cost.macs
+
+
+def _params(cost: Cost) -> int:
+    return cost.params
+
+
+def _legend(entries: Mapping[str, str]) -> str:
+    items = (
+        f'<span><i class="back-{key}"></i>{escape(text)}</span>' for key, text in entries.items()
+    )
+    return f'<div class="legend">{"".join(items)}</div>'
+
+
+def _sensitivities(report: Report) -> Iterator[str]:
+    units = _units(report.layers)
+    if not units:
+        return
+    low, high = charts.harm_range([row.sensitivities for row in units.values()])
+    yield _heading(
+        "Sensitivity",
+        f"Harm (logarithmic, {low:g} to {high:g} in every field) when a fraction of a unit's MACs "
+        "is removed by one family alone.",
+    )
+    yield _legend(_FAMILIES)
+    yield '<div class="grid">'
+    for name, row in units.items():
+        curve = charts.harm_curves(row.sensitivities, (low, high))
+        yield (
+            f'<figure>{curve}<figcaption title="{escape(name)}">'
+            f'<span class="badge"><i class="back-{charts.colour(row)}"></i></span>{escape(name)}'
+            "</figcaption></figure>"
+        )
+    yield "</div>"
+
+
+def _units(rows: Iterable[LayerRow]) -> dict[str, LayerRow]:
+    """Give one row per unit: its layers share the curves."""
+    units: dict[str, LayerRow] = {}
+    for row in rows:
+        if row.sensitivities:
+            units.setdefault(row.unit or row.name, row)
+    return units

@@ -1,0 +1,149 @@
+"""Tables of a report as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from lissom.report import charts, figures
+from lissom.report.report import LayerRow, Report
+
+
+def measured_table(report: Report) -> str:
+    """Give every measured figure of both networks."""
+    before, after = report.original, report.compressed
+    rows = [
+        ("parameters", f"{before.params:,}", f"{after.params:,}"),
+        ("MACs", f"{before.macs:,}", f"{after.macs:,}"),
+        ("file, bytes", _whole(before.size_bytes), _whole(after.size_bytes)),
+        (
+            "latency, median",
+            figures.milliseconds(before.latency_ms),
+            figures.milliseconds(after.latency_ms),
+        ),
+        (
+            "latency, quartiles, ms",
+            figures.quartiles(before.latency),
+            figures.quartiles(after.latency),
+        ),
+    ]
+    like = after.metric
+    if like is not None:
+        start = figures.metric(like, before.metric.value if before.metric else None)
+        rows.append((f"{like.name} before recovery", start, figures.metric(like, after.metric_raw)))
+        rows.append((f"{like.name} after recovery", start, figures.metric(like, like.value)))
+    return _table(("", "original", "compressed"), [_cells(row) for row in rows], numbers=(1, 2))
+
+
+def budget_table(report: Report) -> str:
+    """Give one row per limit."""
+    rows = [
+        [
+            *_cells(
+                (
+                    row.quantity,
+                    row.asked,
+                    *(_limit(v) for v in (row.limit, row.measured, row.smallest)),
+                )
+            ),
+            f'<span class="{"good" if row.met else "bad"}">{"yes" if row.met else "NO"}</span>',
+        ]
+        for row in report.budget
+    ]
+    head = ("", "asked", "limit", "measured", "smallest reachable", "met")
+    return _table(head, rows, numbers=(1, 2, 3, 4))
+
+
+def layer_table(report: Report) -> str:
+    """Give one row per layer and the totals of the networks."""
+    rows = [_layer_cells(row) for row in report.layers]
+    before, after = report.original, report.compressed
+    totals = [f"{n:,}" for n in (before.params, after.params, before.macs, after.macs)]
+    head = (
+        *("layer", "group", "harm, prune", "harm, decompose", "decision", "channels"),
+        *("params", "after", "MACs", "after"),
+    )
+    total = _row(
+        [*_cells(("network", "", "", "", "", "", *totals))], (2, 3, 5, 6, 7, 8, 9), "total"
+    )
+    return _table(head, rows, numbers=(2, 3, 5, 6, 7, 8, 9), last=total)
+
+
+def refusal_table(report: Report) -> str:
+    """Give refusals of one reason in one row."""
+    grouped: dict[tuple[str, str, str], list[str]] = {}
+    for one in report.refusals:
+        grouped.setdefault((one.action, one.reason, one.remedy), []).append(one.layer)
+    rows = [
+        _cells((action, ", ".join(layers), reason, remedy))
+        for (action, reason, remedy), layers in grouped.items()
+    ]
+    return _table(("action", "layers", "why", "what would help"), rows)
+
+
+def origin_table(report: Report) -> str:
+    """Give settings, predictions, checks, versions, machine and durations."""
+    origin = report.provenance
+    facts: dict[str, str] = {
+        "settings": figures.listed(report.settings),
+        "predicted before building, not measured": figures.listed(report.predicted),
+        "latency": figures.conditions(report.compressed.latency),
+        "model.onnx against torch": figures.listed(report.onnx),
+        "time": ", ".join(f"{k} {figures.duration(v)}" for k, v in origin.seconds.items()),
+        "versions": figures.listed(origin.versions),
+        "machine": figures.listed(origin.machine),
+        "plan, SHA-256": origin.plan_hash,
+    }
+    return _table(("", ""), [_cells(fact) for fact in facts.items() if fact[1]])
+
+
+def _layer_cells(row: LayerRow) -> list[str]:
+    group = (
+        f'<span class="badge"><i class="back-{charts.colour(row)}"></i>{escape(row.group)}</span>'
+    )
+    harms = (figures.harm(figures.harm_at(row, family, 0.5)) for family in ("prune", "decompose"))
+    before, after = row.before.cost, row.after.cost
+    costs = (f"{n:,}" for n in (before.params, after.params, before.macs, after.macs))
+    return [
+        escape(row.name),
+        group if row.group else "",
+        *_cells(harms),
+        *_cells((row.decision, figures.channels(row.before, row.after), *costs)),
+    ]
+
+
+def _whole(value: float | None) -> str:
+    return figures.NONE if value is None else f"{value:,.0f}"
+
+
+def _limit(value: float | None) -> str:
+    if value is None:
+        return figures.NONE
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _cells(texts: Iterable[str]) -> list[str]:
+    return [escape(text) for text in texts]
+
+
+def _row(cells: Sequence[str], numbers: Sequence[int], look: str = "") -> str:
+    marked = "".join(
+        f'<td class="number">{cell}</td>' if index in numbers else f"<td>{cell}</td>"
+        for index, cell in enumerate(cells)
+    )
+    return f'<tr class="{look}">{marked}</tr>' if look else f"<tr>{marked}</tr>"
+
+
+def _table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = (), last: str = ""
+) -> str:
+    """Join cells that are HTML already; ``numbers`` are the columns on the right."""
+    titles = "".join(
+        f'<th class="number">{escape(text)}</th>'
+        if index in numbers
+        else f"<th>{escape(text)}</th>"
+        for index, text in enumerate(head)
+    )
+    body = "".join(_row(cells, numbers) for cells in rows)
+    header = f"<tr>{titles}</tr>" if any(head) else ""
+    return f'<div class="scroll"><table>{header}{body}{last}</table></div>'

@@ -1,0 +1,238 @@
+"""The report as text that fits 100 columns."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lissom.graph.layers import Refusal
+from lissom.plan.cost import Cost
+from lissom.report import figures
+from lissom.report.report import LayerRow, Measured, Report
+
+WIDTH = 100
+_STYLES = {"decompose": "blue", "prune": "yellow", "both": "magenta", "keep": "dim"}
+
+
+def as_text(view: RenderableType) -> str:
+    """Give what rich would print as plain text, without colour codes and trailing blanks."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=WIDTH, color_system=None, highlight=False)
+    console.print(view)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def layout(report: Report) -> RenderableType:
+    """Give what rich prints; ``as_text`` makes plain text of it."""
+    return Group(*_parts(report))
+
+
+def _parts(report: Report) -> Iterator[RenderableType]:
+    source = report.source or "a network of your own"
+    yield Text(f"{source} compressed by {report.method}", style="bold")
+    yield from _titled("Measured", _summary(report))
+    yield from _titled("Budget, as measured", _budget(report))
+    title = "Layers (harm: where half of the layer's MACs are removed)"
+    yield from _titled(title, _layers(report))
+    if report.refusals:
+        yield from _titled("Not offered", _refusals(report.refusals))
+    yield Text()
+    yield from _remarks(report)
+
+
+def _titled(title: str, table: Table) -> Iterator[RenderableType]:
+    yield Text(f"\n{title}", style="bold")
+    yield table
+
+
+def plain_table() -> Table:
+    """Give an empty table in the style of all of lissom's text."""
+    return Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1),
+        pad_edge=False,
+        collapse_padding=True,
+    )
+
+
+def _summary(report: Report) -> Table:
+    before, after = report.original, report.compressed
+    table = plain_table()
+    table.add_column("")
+    for name in ("original", "compressed", "change"):
+        table.add_column(name, justify="right")
+    for label, write, name in (
+        ("parameters", figures.count, "params"),
+        ("MACs", figures.count, "macs"),
+        ("file size", figures.byte_size, "size_bytes"),
+    ):
+        ours, theirs = getattr(before, name), getattr(after, name)
+        table.add_row(label, write(ours), write(theirs), figures.ratio(ours, theirs))
+    _add_latency(table, before, after)
+    _add_metric(table, before, after)
+    return table
+
+
+def _add_latency(table: Table, before: Measured, after: Measured) -> None:
+    if before.latency_ms is None and after.latency_ms is None:
+        return
+    table.add_row(
+        "latency, median",
+        figures.milliseconds(before.latency_ms),
+        figures.milliseconds(after.latency_ms),
+        figures.ratio(before.latency_ms, after.latency_ms),
+    )
+    table.add_row(
+        "latency, quartiles",
+        figures.quartiles(before.latency),
+        figures.quartiles(after.latency),
+        "",
+    )
+
+
+def _add_metric(table: Table, before: Measured, after: Measured) -> None:
+    like = after.metric or before.metric
+    if like is None:
+        return
+    start = before.metric.value if before.metric else None
+    steps = (
+        ("before recovery", after.metric_raw),
+        ("after recovery", after.metric.value if after.metric else None),
+    )
+    for when, value in steps:
+        table.add_row(
+            f"{like.name} {when}",
+            figures.metric(like, start),
+            figures.metric(like, value),
+            figures.change(like, start, value),
+        )
+
+
+def _budget(report: Report) -> Table:
+    table = plain_table()
+    table.add_column("")
+    for name in ("asked", "limit", "measured", "smallest reachable"):
+        table.add_column(name, justify="right")
+    table.add_column("met")
+    for row in report.budget:
+        write = figures.byte_size if row.quantity == "size" else figures.count
+        if row.quantity in ("latency", "max_drop"):
+            write = _three_digits
+        style = "green" if row.met else "bold red"
+        table.add_row(
+            row.quantity,
+            row.asked,
+            write(row.limit),
+            write(row.measured),
+            write(row.smallest),
+            Text("yes" if row.met else "NO", style=style),
+        )
+    return table
+
+
+def _three_digits(value: float | None) -> str:
+    return figures.NONE if value is None else f"{value:.3g}"
+
+
+def _layers(report: Report) -> Table:
+    table = plain_table()
+    table.add_column("layer", overflow="fold", max_width=30)
+    table.add_column("group")
+    table.add_column("harm\nprune", justify="right")
+    table.add_column("harm\ndecomp.", justify="right")
+    for name in ("output\nchannels", "ranks\nin/out", "params", "MACs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    shown = [row for row in report.layers if _is_shown(row)]
+    others = [row for row in report.layers if not _is_shown(row)]
+    for row in shown:
+        table.add_row(*_cells(row))
+    if others:
+        before, after = _sums(others)
+        name = f"{len(others)} other layers" if len(others) > 1 else others[0].name
+        table.add_row(name, "", "", "", "", "", *_costs(before, after))
+    table.add_section()
+    before, after = (Cost(side.params, side.macs) for side in (report.original, report.compressed))
+    table.add_row("network", "", "", "", "", "", *_costs(before, after), style="bold")
+    return table
+
+
+def _is_shown(row: LayerRow) -> bool:
+    return bool(row.before.cost.macs or row.group)
+
+
+def _cells(row: LayerRow) -> tuple[str | Text, ...]:
+    harms = (figures.harm(figures.harm_at(row, family, 0.5)) for family in ("prune", "decompose"))
+    return (
+        row.name,
+        Text(row.group, style=_STYLES.get(row.group, "")),
+        *harms,
+        figures.channels(row.before, row.after),
+        figures.ranks(row.after),
+        *_costs(row.before.cost, row.after.cost),
+    )
+
+
+def _costs(before: Cost, after: Cost) -> tuple[str, str]:
+    return (
+        figures.arrow(figures.count(before.params), figures.count(after.params)),
+        figures.arrow(figures.count(before.macs), figures.count(after.macs)),
+    )
+
+
+def _sums(rows: list[LayerRow]) -> tuple[Cost, Cost]:
+    return (
+        sum((row.before.cost for row in rows), Cost()),
+        sum((row.after.cost for row in rows), Cost()),
+    )
+
+
+def _refusals(refusals: tuple[Refusal, ...]) -> Table:
+    table = plain_table()
+    table.add_column("action")
+    table.add_column("layers", overflow="fold", max_width=34)
+    table.add_column("why, and what would help", overflow="fold")
+    grouped: dict[tuple[str, str, str], list[Refusal]] = {}
+    for refusal in refusals:
+        grouped.setdefault((refusal.action, refusal.reason, refusal.remedy), []).append(refusal)
+    for (action, reason, remedy), members in grouped.items():
+        names = ", ".join(member.layer for member in members[:3])
+        more = f" and {len(members) - 3} more" if len(members) > 3 else ""
+        table.add_row(action, names + more, f"{reason}; {remedy}" if remedy else reason)
+    return table
+
+
+def _remarks(report: Report) -> Iterator[Text]:
+    latency = report.compressed.latency
+    if latency:
+        yield Text(f"Latency: {figures.conditions(latency)}.")
+    if report.onnx:
+        check = report.onnx
+        yield Text(
+            f"model.onnx: at most {check.get('max_difference', 0):.2g} from torch "
+            f"where outputs reach {check.get('scale', 0):.3g}. {check.get('note', '')}".rstrip()
+        )
+    if report.predicted:
+        named = figures.listed(report.predicted)
+        yield Text(f"Predicted before building, not measured: {named}.")
+    for warning in report.warnings:
+        yield Text(f"Note: {warning}", style="yellow")
+    yield Text(_origin(report), style="dim")
+
+
+def _origin(report: Report) -> str:
+    origin = report.provenance
+    versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
+    phases = ", ".join(f"{name} {figures.duration(time)}" for name, time in origin.seconds.items())
+    settings = figures.listed(report.settings)
+    lines = (
+        f"Settings: {settings}." if settings else "",
+        f"Time: {phases}." if phases else "",
+        f"Seed {origin.seed}, plan {origin.plan_hash[:12]}, {versions}.",
+    )
+    return "\n".join(line for line in lines if line)

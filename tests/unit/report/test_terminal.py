@@ -1,0 +1,49 @@
+import dataclasses
+
+from lissom.report.terminal import WIDTH, as_text, layout
+from report_samples import REPORT
+
+
+def test_long_names_wrap_and_nothing_is_cut_off() -> None:
+    name = "features.denseblock3.denselayer24.conv2.parametrizations.weight.original"
+    rows = (dataclasses.replace(REPORT.layers[2], name=name), *REPORT.layers[3:])
+    text = as_text(layout(dataclasses.replace(REPORT, layers=rows)))
+    assert max(len(line) for line in text.splitlines()) <= WIDTH
+    assert "…" not in text
+    table = text[text.index("Layers (") :].splitlines()
+    width = table[1].index("group") if "group" in table[1] else table[2].index("group")
+    assert name in "".join(line[:width].strip() for line in table)
+
+
+def test_a_broken_budget_is_shouted() -> None:
+    broken = dataclasses.replace(REPORT.budget[0], met=False)
+    assert "NO" in as_text(layout(dataclasses.replace(REPORT, budget=(broken,))))
+
+
+def test_what_was_not_measured_is_a_dash_or_left_out() -> None:
+    bare = dataclasses.replace(
+        REPORT.compressed,
+        metric=None,
+        metric_raw=None,
+        latency_ms=None,
+        latency={},
+        size_bytes=None,
+    )
+    before = dataclasses.replace(REPORT.original, metric=None, latency_ms=None, latency={})
+    text = as_text(layout(dataclasses.replace(REPORT, original=before, compressed=bare)))
+    assert "latency" not in text.lower()
+    assert "accuracy" not in text
+    assert "–" in text
+
+
+def test_predictions_are_labelled() -> None:
+    text = as_text(layout(REPORT))
+    assert "Predicted before building, not measured: macs 2,113,696, params 2,266." in text
+
+
+def test_refusals_of_one_reason_share_a_row() -> None:
+    one = REPORT.refusals[0]
+    many = tuple(dataclasses.replace(one, layer=f"layer{i}") for i in range(9))
+    text = as_text(layout(dataclasses.replace(REPORT, refusals=many)))
+    assert "layer0, layer1, layer2 and 6 more" in text
+    assert text.count(one.reason) == 1
