@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lissom.data.options import DataOptions, LoadedData, Normalization
 from lissom.data.tensors import Batch, split_by_class
@@ -91,21 +92,19 @@ def _scan(folder: Path, classes: Sequence[str]) -> Files:
     return Files(tuple(paths), torch.tensor(targets, dtype=torch.int64))
 
 
-class _Pixels(Dataset[tuple[Tensor, int]]):
-    """Decoded images, (H, W, 3) uint8, with their classes."""
+class _Pixels(Dataset[tuple[Tensor, int] | DataError]):
+    """Decoded images, (H, W, 3) uint8, with their classes; an error in place of a damaged one."""
 
     def __init__(self, files: Files, size: tuple[int, int], key: tuple[int, ...] | None) -> None:
         self._files, self._size, self._key = files, size, key
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | DataError:
         path = self._files.paths[index]
         try:
             with Image.open(path) as image:
                 pixels = np.array(self._fitted(image.convert("RGB"), index))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(
-                f"{path}: can't be decoded ({error}); repair or remove the file"
-            ) from error
+            return DataError(f"{path}: can't be decoded ({error}); repair or remove the file")
         return torch.from_numpy(pixels), int(self._files.targets[index])
 
     def _fitted(self, image: Image.Image, index: int) -> Image.Image:
@@ -123,6 +122,12 @@ class _Pixels(Dataset[tuple[Tensor, int]]):
         box = (left, top, left + factor * width, top + factor * height)
         fitted = image.resize((width, height), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
         return fitted.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else fitted
+
+
+def _collated(items: list[tuple[Tensor, int] | DataError]) -> Any:
+    """Stack a batch; give an error as it is, which a worker process would wrap if it raised it."""
+    error = next((item for item in items if isinstance(item, DataError)), None)
+    return default_collate(items) if error is None else error
 
 
 class FolderLoader:
@@ -154,14 +159,14 @@ class FolderLoader:
             batch_size=self.options.batch_size,
             sampler=order.tolist(),
             num_workers=self.options.workers,
+            collate_fn=_collated,
         )
-        try:
-            for pixels, targets in loader:
-                inputs = torch.addcmul(self._offset, pixels.float(), self._factor)
-                yield inputs.permute(0, 3, 1, 2), targets
-        except DataError as error:
-            # A worker process wraps the message into its traceback.
-            raise DataError(str(error).strip().rpartition("DataError: ")[2]) from None
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            pixels, targets = batch
+            inputs = torch.addcmul(self._offset, pixels.float(), self._factor)
+            yield inputs.permute(0, 3, 1, 2), targets
 
 
 class ShuffledFolderLoader(FolderLoader):

@@ -23,7 +23,7 @@ def own_randomness() -> Iterator[None]:
     """Restore all generators to what they were before the block."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             yield
     finally:
         random.setstate(python)
