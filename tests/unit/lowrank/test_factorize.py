@@ -6,6 +6,7 @@ import torch
 from tensorly.decomposition import partial_tucker
 from torch import Tensor
 
+from lissom.lowrank import factorize
 from lissom.lowrank.factorize import (
     channel_svd,
     compose_svd,
@@ -74,6 +75,16 @@ def test_whitening_lowers_the_output_error(weight, covariance, rank) -> None:
         for c in (None, channels, covariance)
     ]
     assert errors[2] < errors[1] < errors[0]
+
+
+def test_refining_the_input_factor_never_hurts(weight, covariance, monkeypatch) -> None:
+    errors = []
+    for rounds in (0, 1, 3, 30):
+        monkeypatch.setattr(factorize, "_ROUNDS", rounds)
+        factors = tucker2(weight, 5, 5, covariance=covariance)
+        errors.append(output_error(weight, compose_tucker2(*factors), covariance))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.995 * errors[0]
 
 
 def test_channel_level_equals_its_patch_level_kronecker_product(weight, covariance) -> None:
