@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 RIDGE = 1e-4
+_GONE = -2  # owner of columns that were removed; -1 owns those that never can be
 
 
 def reconstruct(
@@ -109,7 +110,6 @@ class Reader:
         self._inverse = torch.linalg.inv(matrix)
         owners = torch.arange(inputs) if labels is None else torch.tensor(list(labels))
         self._owners = owners.repeat_interleave(matrix.shape[0] // inputs)
-        self.width = matrix.shape[0]
 
     def harms(self, channels: int) -> Tensor:
         """Give, per channel, the growth of the relative output error if it goes next.
@@ -143,12 +143,16 @@ class Reader:
         gone = (self._owners == channel).nonzero().flatten()
         if not len(gone):
             return
-        stay = (self._owners != channel).nonzero().flatten()
         block = self._inverse[gone][:, gone]
-        across = torch.linalg.solve(block, self._inverse[gone][:, stay])  # (gone, stay)
-        self._rows = self._rows[:, stay] - self._rows[:, gone] @ across
-        self._inverse = self._inverse[stay][:, stay] - self._inverse[stay][:, gone] @ across
-        self._owners = self._owners[stay]
+        across = torch.linalg.solve(block, self._inverse[gone])  # (gone, N)
+        self._rows.addmm_(self._rows[:, gone], across, alpha=-1)
+        self._inverse.addmm_(self._inverse[:, gone], across, alpha=-1)
+        self._owners[gone] = _GONE
+        # Columns that are gone hold zeros; dropping them rarely is cheaper than every time.
+        left = (self._owners != _GONE).nonzero().flatten()
+        if 2 * len(left) < len(self._owners):
+            self._rows, self._owners = self._rows[:, left], self._owners[left]
+            self._inverse = self._inverse[left][:, left]
 
 
 def reconstruction_harm(weight: Tensor, covariance: Tensor | None = None) -> Tensor:
