@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -163,7 +163,7 @@ def _layers(report: Report) -> Table:
 
 
 def _is_shown(row: LayerRow) -> bool:
-    return bool(row.before.cost.macs or row.group)
+    return bool(row.before.cost.macs)
 
 
 def _cells(row: LayerRow) -> tuple[str | Text, ...]:
@@ -229,9 +229,10 @@ def _origin(report: Report) -> str:
     origin = report.provenance
     versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
     phases = ", ".join(f"{name} {figures.duration(time)}" for name, time in origin.seconds.items())
-    settings = figures.listed(report.settings)
+    flat = {k: v for k, v in report.settings.items() if not isinstance(v, (Mapping, list, tuple))}
+    settings = figures.listed(flat)
     lines = (
-        f"Settings: {settings}." if settings else "",
+        f"Settings: {settings}; all of them in report.json." if settings else "",
         f"Time: {phases}." if phases else "",
         f"Seed {origin.seed}, plan {origin.plan_hash[:12]}, {versions}.",
     )
