@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,22 +179,29 @@ def _mark(finding: Finding, action: str) -> Text:
 
 
 def _refusals(findings: Iterable[Finding], action: str) -> Table | None:
-    reasons: dict[tuple[str, str], list[Refusal]] = {}
+    reasons: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
         if action in finding.refused:
             refusal = finding.refused[action]
-            reasons.setdefault((refusal.reason, refusal.remedy), []).append(refusal)
+            reasons.setdefault((refusal.reason, refusal.remedy), []).append(finding)
     if not reasons:
         return None
     table = plain_table()
     table.add_column("layers", overflow="fold", max_width=40)
     table.add_column("why, and what to change", overflow="fold")
-    for (reason, remedy), refusals in reasons.items():
-        places = Counter(refusal.where for refusal in refusals if refusal.where)
+    for (reason, remedy), members in reasons.items():
+        places = Counter(one.refused[action].where for one in members if one.refused[action].where)
         where = f" (at {', '.join(places)})" if places else ""
         why = f"{reason}{where}" + (f". {remedy[:1].upper()}{remedy[1:]}" if remedy else "")
-        table.add_row(", ".join(refusal.layer for refusal in refusals), why)
+        table.add_row(_named(members), why)
     return table
+
+
+def _named(members: Sequence[Finding]) -> str:
+    """Name the layers; only count those whose kind no method works on (the table has them all)."""
+    kinds = Counter(one.layer.kind for one in members if not one.has_matrix)
+    names = [one.layer.name for one in members if one.has_matrix]
+    return ", ".join([*names, *(f"{number} x {kind}" for kind, number in kinds.items())])
 
 
 def _summary(found: Inspection) -> str:
