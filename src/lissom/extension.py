@@ -55,7 +55,8 @@ class Proposal:
         plan: Structure.
         values: State-dict entries of the new network that are not slices of the old one's.
         predicted: Cost that the new network should have.
-        labels: Per layer the group that it was put in (``prune``, ``decompose``, ``both``, ``keep``).
+        labels: Per layer the group that it was put in (``prune``, ``decompose``, ``both``,
+            ``keep``).
         sensitivities: Per layer and family the measured (removed fraction, harm) points.
         evidence: Anything else for the report, JSON-ready.
     """
@@ -91,7 +92,7 @@ class Method(Protocol):
 
 
 def find_method(name: str, built_in: Mapping[str, type]) -> type:
-    """Give the method class called ``name``: a built-in one, or an installed ``lissom.methods`` entry point.
+    """Give the method class called ``name``, built-in or a ``lissom.methods`` entry point.
 
     Raises:
         RecipeError: No such method.

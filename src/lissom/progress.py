@@ -30,7 +30,9 @@ class _Bar:
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         task = self._progress.task_ids[0]
-        self._progress.update(task, advance=steps, note=note or self._progress.tasks[0].fields["note"])
+        self._progress.update(
+            task, advance=steps, note=note or self._progress.tasks[0].fields["note"]
+        )
 
 
 class _Silence:
@@ -40,7 +42,7 @@ class _Silence:
 
 @contextmanager
 def meter(description: str, total: int) -> Iterator[Meter]:
-    """Show a bar of ``total`` steps on standard error while the block runs; nothing if it is no terminal."""
+    """Show a bar of ``total`` steps on standard error; nothing where that is no terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Silence()

@@ -1,4 +1,4 @@
-"""What the network is for: batch to inputs, loss, distance between outputs, metric; and the data it sees."""
+"""What the network is for: inputs, loss, distance between outputs, metric; and its data."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The four sets that a run reads. Each is anything that yields batches again and again, a DataLoader say.
+    """The four sets that a run reads, each anything that yields batches again and again.
 
     Attributes:
         train: For recovery; shuffled and augmented.
-        held_out: For choices (never the test set). Says nothing of generalisation if the network has been
-            trained on it.
+        held_out: For choices (never the test set). Says nothing of generalisation if the network
+            has been trained on it.
         test: Read once before and once after.
-        calibration: Some thousand training images for statistics and sensitivities, in a fixed order.
+        calibration: Some thousand training images for statistics and sensitivities, in a fixed
+            order.
     """
 
     train: Iterable[Any]
@@ -56,8 +57,8 @@ class Task(ABC):
         """Give the network's positional inputs: the first entry of a (inputs, target) batch."""
         if not isinstance(batch, (tuple, list)) or not batch:
             raise DataError(
-                f"a batch is a {type(batch).__name__}; {type(self).__name__} expects (inputs, targets): "
-                "let the loader yield pairs or override Task.inputs"
+                f"a batch is a {type(batch).__name__}; {type(self).__name__} expects "
+                "(inputs, targets): let the loader yield pairs or override Task.inputs"
             )
         first = batch[0]
         return tuple(first) if isinstance(first, (tuple, list)) else (first,)
@@ -68,7 +69,7 @@ class Task(ABC):
 
     @abstractmethod
     def distance(self, outputs: Any, reference: Any, temperature: float = 1.0) -> Tensor:
-        """Give how far ``outputs`` are from ``reference`` (a better network's outputs), averaged over the batch.
+        """Give how far ``outputs`` are from ``reference`` outputs, averaged over the batch.
 
         Drives distillation and sensitivity. Zero where they are equal.
         """
@@ -88,7 +89,11 @@ class Classification(Task):
         return F.cross_entropy(_logits(outputs).float(), batch[1])
 
     def distance(self, outputs: Any, reference: Any, temperature: float = 1.0) -> Tensor:
-        """Give T^2 KL(reference || outputs) in nats per sample. Source: Hinton et al., arXiv:1503.02531."""
+        """Give T^2 KL(reference || outputs) in nats per sample.
+
+        Source:
+            Hinton et al., arXiv:1503.02531, Sec. 2.
+        """
         student = F.log_softmax(_logits(outputs).float() / temperature, dim=-1)
         teacher = F.log_softmax(_logits(reference).float() / temperature, dim=-1)
         divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)

@@ -18,16 +18,16 @@ class Rule:
     """How differences of sensitivity become labels.
 
     Attributes:
-        variant: ``hmc`` (all four groups), ``nahc`` (``both`` stays empty) or ``ahc`` (all in ``both``).
+        variant: ``hmc`` (all four groups), ``nahc`` (``both`` stays empty) or ``ahc`` (all in
+            ``both``).
         tau: Half width of ``both`` in nats of log harm; None: a quarter of the median |difference|.
-        keep_above: A unit whose smaller mean harm exceeds this many times the median unit's is kept.
-        noise: Harm below which nothing can be told (standard error over the calibration batches).
+        keep_above: A unit whose smaller mean harm per MAC exceeds this many times the median
+            unit's is kept.
     """
 
     variant: str
     tau: float | None
     keep_above: float
-    noise: float
 
 
 def differences(
@@ -36,7 +36,7 @@ def differences(
     fractions: Mapping[str, Sequence[float]],
     noise: float,
 ) -> dict[str, float]:
-    """Give d = mean_x [log(S_decompose + eps) - log(S_prune + eps)] of each unit that can have both done.
+    """Give d = mean_x [log(S_decompose + eps) - log(S_prune + eps)] of units with both families.
 
     Args:
         units: The units.
@@ -65,22 +65,22 @@ def labels_of(
 ) -> dict[str, str]:
     """Put every unit in ``prune``, ``decompose``, ``both`` or ``keep``.
 
-    d > tau: prune; d < -tau: decompose; |d| <= tau: both; a unit that harms too much either way: keep. A unit
-    that only one family can do gets that one.
+    d > tau: prune; d < -tau: decompose; |d| <= tau: both; a unit that harms too much either way:
+    keep. A unit that only one family can do gets that one.
 
     Args:
         units: The units.
         difference: From ``differences``.
-        harm: Per unit the smaller of its two mean harms.
+        harm: Per unit the smaller of its two mean harms, per MAC of its producers: units differ in
+            size, and the same fraction of a large one saves more.
         rule: Variant and thresholds.
     """
     tau = threshold(difference, rule)
     typical = median(harm.values()) if harm else 0.0
     labels = {}
     for unit in units:
-        if not unit.families:
-            labels[unit.name] = "keep"
-        elif rule.variant != "ahc" and harm[unit.name] > rule.keep_above * typical + rule.noise:
+        too_harmful = harm.get(unit.name, 0.0) > rule.keep_above * typical
+        if not unit.families or (too_harmful and rule.variant != "ahc"):
             labels[unit.name] = "keep"
         elif len(unit.families) == 1:
             labels[unit.name] = unit.families[0]

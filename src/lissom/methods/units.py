@@ -33,12 +33,17 @@ class Unit:
         prune = ("prune",) if self.group is not None else ()
         return prune + (("decompose",) if self.layers else ())
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Name all layers that carry the unit's label."""
+        return self.layers if self.group is None else self.group.producers
+
 
 def units_of(graph: ModelGraph, ignore: Collection[str]) -> tuple[Unit, ...]:
     """Divide a network into units.
 
-    A group that can't be cut, or that an ignored layer produces, is no unit; its decomposable producers are
-    units of their own, since nothing couples their ranks.
+    A group that can't be cut, or that an ignored layer produces, is no unit; its decomposable
+    producers are units of their own, since nothing couples their ranks.
 
     Raises:
         RecipeError: ``ignore`` names a layer that the network has not got.
@@ -60,8 +65,8 @@ def units_of(graph: ModelGraph, ignore: Collection[str]) -> tuple[Unit, ...]:
         cost = sum((graph.layer(name).cost for name in group.producers), Cost())
         units.append(Unit(group.name, group, layers, cost))
         placed.update(group.producers)
-    for layer in graph.layers:
-        if layer.name in offered - placed:
-            units.append(Unit(layer.name, None, (layer.name,), layer.cost))
+    for spec in graph.layers:
+        if spec.name in offered - placed:
+            units.append(Unit(spec.name, None, (spec.name,), spec.cost))
     order = {layer.name: index for index, layer in enumerate(graph.layers)}
     return tuple(sorted(units, key=lambda unit: order[unit.name]))

@@ -53,6 +53,18 @@ def build_from_factory(spec: str, **arguments: Any) -> nn.Module:
     Raises:
         ModelError: Malformed, not importable, not callable, or what it returns is no ``nn.Module``.
     """
+    model = call_factory(spec, **arguments)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{spec} returned a {type(model).__name__}, expected a torch.nn.Module")
+    return model
+
+
+def call_factory(spec: str, **arguments: Any) -> object:
+    """Import what ``package.module:factory`` names and call it.
+
+    Raises:
+        ModelError: Malformed, not importable, or not callable.
+    """
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
         raise ModelError(f"{spec!r} names no factory: write package.module:factory")
@@ -64,13 +76,8 @@ def build_from_factory(spec: str, **arguments: Any) -> nn.Module:
             "and a name in it"
         ) from error
     if not callable(factory):
-        raise ModelError(
-            f"{spec} is a {type(factory).__name__}, expected a callable that returns a network"
-        )
-    model = factory(**arguments)
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"{spec} returned a {type(model).__name__}, expected a torch.nn.Module")
-    return model
+        raise ModelError(f"{spec} is a {type(factory).__name__}, expected a callable")
+    return factory(**arguments)
 
 
 def _built(spec: str, factory: Any, name: str, arguments: dict[str, Any]) -> nn.Module:

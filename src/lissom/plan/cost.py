@@ -11,7 +11,8 @@ class Cost:
 
     Attributes:
         params: Number of stored parameters (buffers not counted).
-        macs: Multiply-accumulate operations of convolutions and linear layers at batch 1, bias excluded.
+        macs: Multiply-accumulate operations of convolutions and linear layers at batch 1, bias
+            excluded.
         bits: Bits that the parameters take as stored (32 per parameter unless quantized).
     """
 

@@ -20,7 +20,7 @@ class HarmCurve:
 
     @classmethod
     def through(cls, points: Iterable[tuple[float, float]]) -> HarmCurve:
-        """Sort the points and pool neighbours that decrease (isotonic regression with equal weights)."""
+        """Sort the points and pool neighbours that decrease (isotonic regression)."""
         pools: list[tuple[float, list[float]]] = []  # (mean harm, fractions)
         for removed, harm in sorted(points):
             mean, members = harm, [removed]
@@ -35,8 +35,8 @@ class HarmCurve:
     def __call__(self, removed: float) -> float:
         """Give the harm at a removed fraction.
 
-        Linear between the points and from (0, 0) to the first; beyond the last one harm grows as steeply, in
-        the logarithm, as between the last two.
+        Linear between the points and from (0, 0) to the first; beyond the last one harm grows as
+        steeply, in the logarithm, as between the last two.
         """
         if removed <= 0 or not self.points:
             return 0.0

@@ -1,4 +1,4 @@
-"""Pick one option per item with the least total harm under several limits, with prices that do not add."""
+"""Pick one option per item: least total harm under several limits, prices that do not add."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Problem:
 
     Attributes:
         harms: Per item the harm of each option; option 0 leaves the item as it is and harms 0.
-        price: Gives what a whole choice costs, one number per limit. Pruning one layer makes the next
-            cheaper, so prices are asked for choices, never added up.
+        price: Gives what a whole choice costs, one number per limit. Pruning one layer makes the
+            next cheaper, so prices are asked for choices, never added up.
         limits: What must not be exceeded, in the same units.
     """
 
@@ -41,8 +41,9 @@ class Problem:
 def solve(problem: Problem) -> Choice | None:
     """Minimise the summed harm within the limits.
 
-    Each item takes ``argmin harm + nu * cost`` with costs linearised around the choice so far; ``nu`` is
-    bisected against the true price. Linearise again at the solution and repeat, then spend what is left.
+    Each item takes ``argmin harm + nu * cost`` with costs linearised around the choice so far;
+    ``nu`` is bisected against the true price. Linearise again at the solution and repeat, then
+    spend what is left.
 
     Args:
         problem: Items, prices and limits.
@@ -72,7 +73,7 @@ def solve(problem: Problem) -> Choice | None:
 
 
 def fill(problem: Problem, choice: Choice) -> Choice:
-    """Spend what a fitting choice leaves: the milder option that gains most goes first, until none fits."""
+    """Spend what a fitting choice leaves, the milder option that gains most first."""
     moves = True
     while moves:
         gains = sorted(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import nn
 
 from lissom.graph.layers import ChannelGroup, LayerSpec, Member, ModelGraph, Role
 from lissom.plan.cost import Cost
+from lissom.plan.predict import LayerShape, channel_svd_cost, tucker2_cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,26 @@ class Configuration:
 
 
 class Pricer:
-    """Prices configurations exactly: integers, equal to what the built network is measured to cost."""
+    """Prices configurations exactly: integers, equal to what the built network is measured to cost.
+
+    Attributes:
+        shapes: Per convolution and linear layer the sizes that its cost follows from.
+    """
 
     def __init__(self, model: nn.Module, graph: ModelGraph) -> None:
         self._layers = {layer.name: layer for layer in graph.layers}
-        self._shapes = {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)}
+        self._shapes = {
+            n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)
+        }
         self._aliases = _first_names(model)
+        modules = dict(model.named_modules())
+        self.shapes = {
+            layer.name: LayerShape.of(
+                modules[layer.name], layer.input_shape, layer.output_shape, layer.calls
+            )
+            for layer in graph.layers
+            if layer.kind in ("conv2d", "linear") and layer.calls
+        }
         self._owned: dict[str, list[str]] = {name: [] for name in self._layers}
         for name in self._shapes:
             self._owned.setdefault(name.rpartition(".")[0], []).append(name)
@@ -69,6 +84,7 @@ class Pricer:
             for layer in layers:
                 self._touching[layer].append(group_name)
         self._known: dict[tuple[object, ...], Cost] = {}
+        self._widths: dict[tuple[object, ...], tuple[int, int]] = {}
         self._plain: dict[str, Cost] = {name: self._cost(name, {}) for name in self._layers}
 
     def price(self, configuration: Configuration) -> Cost:
@@ -96,11 +112,20 @@ class Pricer:
 
     def channels(self, layer: str, configuration: Configuration) -> tuple[int, int]:
         """Give how many input and output channels a convolution or linear layer is left with."""
-        masks = {name: self._mask(name, kept) for name, kept in configuration.kept.items()}
-        weight = self._aliases[f"{layer}.weight"]
-        transposed = self._layers[layer].kind == "conv_transpose2d"
-        axes = (0, 1) if transposed else (1, 0)
-        return self._length(weight, axes[0], masks), self._length(weight, axes[1], masks)
+        cuts = tuple(
+            (group, configuration.kept[group])
+            for group in self._touching[layer]
+            if group in configuration.kept
+        )
+        key = (layer, *cuts)
+        if key not in self._widths:
+            masks = {group: self._mask(group, kept) for group, kept in cuts}
+            weight = self._aliases[f"{layer}.weight"]
+            transposed = self._layers[layer].kind == "conv_transpose2d"
+            axes = (0, 1) if transposed else (1, 0)
+            inputs, outputs = (self._length(weight, axis, masks) for axis in axes)
+            self._widths[key] = (inputs, outputs)
+        return self._widths[key]
 
     def _mask(self, group: str, kept: Sequence[int]) -> NDArray[np.bool_]:
         mask = np.zeros(self._groups[group].channels, dtype=bool)
@@ -113,7 +138,7 @@ class Pricer:
         return {name.rpartition(".")[0] for name in names} & self._layers.keys()
 
     def _length(self, tensor: str, axis: int, masks: Mapping[str, NDArray[np.bool_]]) -> int:
-        """Give the length of one axis after the cuts; of a grouped convolution's input axis, per group."""
+        """Give the length of one axis after the cuts (grouped inputs: per convolution group)."""
         length = self._shapes[tensor][axis]
         for group, member in self._axes.get((tensor, axis), ()):
             if group not in masks:
@@ -154,19 +179,10 @@ class Pricer:
     ) -> Cost:
         weight = f"{spec.name}.weight"
         outputs, inputs = self._length(weight, 0, masks), self._length(weight, 1, masks)
-        shape = self._shapes[weight]
-        kernel = int(np.prod(shape[2:], dtype=int))
-        positions = spec.cost.macs // int(np.prod(shape, dtype=int))
-        bias = outputs if f"{spec.name}.bias" in self._shapes else 0
+        shape = replace(self.shapes[spec.name], out_channels=outputs, in_channels=inputs)
         if low_rank.family == "tucker2":
-            rank_in, rank_out = low_rank.ranks
-            read = spec.calls * int(np.prod(spec.input_shape[-2:], dtype=int))
-            first, core, last = inputs * rank_in, rank_in * rank_out * kernel, rank_out * outputs
-            params = first + core + last + bias
-            return Cost(params, first * read + (core + last) * positions, 32 * params)
-        (rank,) = low_rank.ranks
-        weights = rank * (inputs * kernel + outputs)
-        return Cost(weights + bias, weights * positions, 32 * (weights + bias))
+            return tucker2_cost(shape, *low_rank.ranks)
+        return channel_svd_cost(shape, *low_rank.ranks)
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:

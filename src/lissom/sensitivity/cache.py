@@ -32,7 +32,7 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 class HarmCache:
-    """Harms per candidate and calibration batch, in one JSON file; without a folder, in memory only.
+    """Harms per candidate and calibration batch, in one JSON file or, without a folder, in memory.
 
     Attributes:
         harms: For each candidate key its harms, one per batch measured so far.

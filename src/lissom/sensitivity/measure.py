@@ -49,7 +49,8 @@ class Harms:
     """What was measured.
 
     Attributes:
-        mean: Harm per candidate, in the task's distance (nats per sample for classification), in order.
+        mean: Harm per candidate, in the task's distance (nats per sample for classification), in
+            order.
         error: Standard error of each mean over the calibration batches (0 with a single batch).
         images: Samples that each candidate was measured on.
         forwards: Whole forward passes that the naive way would have taken.
@@ -64,7 +65,7 @@ class Harms:
 
     @property
     def noise(self) -> float:
-        """Typical standard error: the median over the candidates; never 0, so that it can stand in a log."""
+        """Median standard error of the candidates; never 0, so that it can stand in a log."""
         ordered = sorted(self.error)
         return max(ordered[len(ordered) // 2] if ordered else 0.0, 1e-7)
 
@@ -80,8 +81,8 @@ def measure(
 ) -> Harms:
     """Measure the harm of every candidate on calibration data.
 
-    Each batch is run once with all activations kept; every candidate then re-runs only what lies behind the
-    weights that it changes. Harms already in the cache are not measured again.
+    Each batch is run once with all activations kept; every candidate then re-runs only what lies
+    behind the weights that it changes. Harms already in the cache are not measured again.
 
     Args:
         model: Network in eval mode, unchanged by the measurement.
@@ -139,7 +140,9 @@ def _take(batches: Iterable[Any], task: Task, images: int) -> list[tuple[Tensor,
         if sum(part[0].shape[0] for part in taken) >= images:
             break
     if not taken:
-        raise DataError("the calibration set gave no batch; sensitivities need some hundred samples")
+        raise DataError(
+            "the calibration set gave no batch; sensitivities need some hundred samples"
+        )
     return taken
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -30,8 +31,9 @@ def input_covariances(
         images: How many samples to read at most.
 
     Returns:
-        Per layer a float32 matrix: (S k k, S k k) over unfolded patches in ``F.unfold`` order, or (S, S) over
-        channels where S k k exceeds ``PATCH_LIMIT``; padding counts as the zeros that the layer sees.
+        Per layer a float32 matrix: (S k k, S k k) over unfolded patches in ``F.unfold`` order, or
+        (S, S) over channels where S k k exceeds ``PATCH_LIMIT``; padding counts as the zeros that
+        the layer sees.
 
     Raises:
         DataError: There is no batch.
@@ -64,7 +66,7 @@ def input_covariances(
 
 
 def channel_covariance(covariance: Tensor, channels: int) -> Tensor:
-    """Reduce a patch-level covariance to channels: the mean over kernel positions of their (S, S) blocks."""
+    """Reduce a patch-level covariance to (S, S): the mean over kernel positions."""
     if covariance.shape[0] == channels:
         return covariance
     positions = covariance.shape[0] // channels
@@ -98,7 +100,9 @@ def _normalised(
             )
         covariance = (sums[name] / counts[name]).float()
         if not bool(torch.isfinite(covariance).all()):
-            raise ModelError(f"{name}: reads values that are not finite; check the weights and the data")
+            raise ModelError(
+                f"{name}: reads values that are not finite; check the weights and the data"
+            )
         covariances[name] = covariance
     return covariances
 
@@ -114,18 +118,31 @@ def _samples(module: nn.Module, inputs: Tensor) -> Tensor:
     width = inputs.shape[1] * module.kernel_size[0] * module.kernel_size[1]
     if width > PATCH_LIMIT or module.kernel_size == (1, 1):
         return _channel_samples(module, inputs)
-    # The layer's own padding, whatever its mode, as the layer itself would apply it.
-    if module.padding_mode == "zeros":
-        padded, padding = inputs, module.padding
-    else:
-        reflected = module._reversed_padding_repeated_twice  # (left, right, top, bottom)
-        padded, padding = F.pad(inputs, reflected, mode=module.padding_mode), (0, 0)
-    if isinstance(padding, str):
-        padded, padding = F.pad(inputs, module._reversed_padding_repeated_twice), (0, 0)
-    kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
-    patches = F.unfold(padded, kernel, dilation, padding, stride)  # (B, S k k, L)
-    patches = patches[:, :, _chosen(patches.shape[2], patches.device)]
-    return patches.transpose(1, 2).reshape(-1, width)
+    return _patches(module, inputs).reshape(-1, width)
+
+
+def _patches(module: nn.Conv2d, inputs: Tensor) -> Tensor:
+    """Give patches at chosen output positions, (batch, positions, S k k) in ``F.unfold`` order."""
+    padded = _padded(module, inputs)
+    (height, width), (down, right) = padded.shape[-2:], module.stride
+    rows, columns = (
+        torch.arange(kernel, device=inputs.device) * dilation
+        for kernel, dilation in zip(module.kernel_size, module.dilation, strict=True)
+    )
+    corners_down = torch.arange(0, height - int(rows[-1]), down, device=inputs.device)
+    corners_right = torch.arange(0, width - int(columns[-1]), right, device=inputs.device)
+    corners = (corners_down[:, None] * width + corners_right).flatten()
+    corners = corners[_chosen(corners.numel(), inputs.device)]
+    window = (rows[:, None] * width + columns).flatten()
+    seen = padded.flatten(2)[:, :, corners[:, None] + window]  # (batch, S, positions, k k)
+    return seen.transpose(1, 2).flatten(2)
+
+
+def _padded(module: nn.Conv2d, inputs: Tensor) -> Tensor:
+    """Pad as the layer itself would, whatever its mode."""
+    sides = module._reversed_padding_repeated_twice  # (left, right, top, bottom)
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    return F.pad(inputs, sides, mode=mode)
 
 
 def _channel_samples(module: nn.Conv2d, inputs: Tensor) -> Tensor:
@@ -136,8 +153,40 @@ def _channel_samples(module: nn.Conv2d, inputs: Tensor) -> Tensor:
 
 
 def _chosen(positions: int, device: torch.device) -> Tensor:
-    """Spread ``_POSITIONS`` indices over the image, borders included, in a pattern without a period."""
+    """Spread ``_POSITIONS`` indices over the image, in a pattern without a period."""
     if positions <= _POSITIONS:
         return torch.arange(positions, device=device)
     generator = torch.Generator().manual_seed(positions)
     return torch.randperm(positions, generator=generator)[:_POSITIONS].sort().values.to(device)
+
+
+def loss_gradients(
+    model: nn.Module, batches: Iterable[Any], task: Task, images: int
+) -> dict[str, Tensor]:
+    """Average the gradient of the loss with respect to every parameter, by state-dict name.
+
+    Args:
+        model: Network in eval mode; a copy is differentiated.
+        batches: Calibration batches with targets.
+        task: Gives inputs and loss.
+        images: How many samples to read at most.
+
+    Raises:
+        DataError: There is no batch.
+    """
+    private = copy.deepcopy(model).requires_grad_()
+    seen = 0
+    for batch in batches:
+        outputs = private(*task.inputs(batch))
+        size = task.inputs(batch)[0].shape[0]
+        (task.loss(outputs, batch) * size).backward()  # type: ignore[no-untyped-call]
+        seen += size
+        if seen >= images:
+            break
+    if seen == 0:
+        raise DataError("the calibration set gave no batch; gradients need some hundred samples")
+    return {
+        name: parameter.grad / seen
+        for name, parameter in private.named_parameters()
+        if parameter.grad is not None
+    }

@@ -1,0 +1,25 @@
+"""The methods by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from lissom.extension import Method, find_method
+from lissom.methods.hmc import VARIANTS, Hmc, HmcSettings
+
+METHODS: Mapping[str, type] = MappingProxyType({"hmc": Hmc})
+SETTINGS: Mapping[str, type] = MappingProxyType({"hmc": HmcSettings})
+
+
+def method_called(name: str) -> Method:
+    """Give a method with its default settings; ``nahc`` and ``ahc`` are variants of ``hmc``.
+
+    Raises:
+        RecipeError: No such method.
+    """
+    if name in VARIANTS:
+        return Hmc(HmcSettings(variant=name))
+    made: Any = find_method(name, METHODS)()
+    return made

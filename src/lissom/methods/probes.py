@@ -1,0 +1,245 @@
+"""What is tried on each unit to measure its sensitivity to each family at the same removed cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from lissom.extension import ModelView
+from lissom.methods.importance import kept_at
+from lissom.methods.menu import RankOption, at_removed, resolve
+from lissom.methods.units import Unit
+from lissom.methods.weights import WeightMath
+from lissom.plan.build import apply_values, build
+from lissom.plan.plan import Plan
+from lissom.pruning.cut import admissible_counts
+from lissom.search.curves import HarmCurve
+from lissom.search.price import Configuration, Pricer
+from lissom.sensitivity.measure import Candidate, Harms, measure
+
+_COUNTS = (
+    64  # channel counts looked at per group when the one nearest to a removed fraction is sought
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One measurement that is made.
+
+    Attributes:
+        unit: Name of the unit.
+        family: ``prune`` or ``decompose``.
+        layer: The only layer that is changed, or "" where the whole unit is.
+        removed: MACs removed anywhere / MACs of the unit's producers.
+        error: Relative output error of the layer (0 where it is not defined).
+        candidate: What to run.
+    """
+
+    unit: str
+    family: str
+    layer: str
+    removed: float
+    error: float
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivities:
+    """Measured harm of every unit by family, and of every layer by its output error.
+
+    Attributes:
+        curves: Per unit and family, harm over the removed fraction.
+        layer_curves: Per layer, harm of its decomposition over its relative output error.
+        noise: Typical standard error of a harm.
+        forwards: Forward passes that the naive way would take, and that were run instead.
+        prune_harm: Gives the harm of keeping certain channels of a unit.
+        rank_harm: Gives the harm of a rank option of a layer.
+    """
+
+    curves: Mapping[str, Mapping[str, HarmCurve]]
+    layer_curves: Mapping[str, HarmCurve]
+    noise: float
+    forwards: Mapping[str, float]
+    prune_harm: Callable[[Unit, tuple[int, ...]], float]
+    rank_harm: Callable[[str, RankOption], float]
+
+    @property
+    def summary(self) -> str:
+        """Say how many forward passes were saved."""
+        naive, run = self.forwards["naive"], self.forwards["run"]
+        if naive == 0:
+            return "sensitivities: all read from the cache"
+        return (
+            f"sensitivities: {naive:,.0f} forward passes measured by running {run:,.1f} "
+            f"({naive - run:,.0f} saved, {run / naive:.2f} of the naive cost)"
+        )
+
+    def by_layer(
+        self, units: Sequence[Unit]
+    ) -> dict[str, dict[str, tuple[tuple[float, float], ...]]]:
+        """Give the points of the unit's curves for each of its layers."""
+        return {
+            layer: {family: curve.points for family, curve in self.curves[unit.name].items()}
+            for unit in units
+            for layer in unit.members
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """Builds the probes of all units, measures them and draws the curves.
+
+    Attributes:
+        view: Network, data, task, cache.
+        scores: Per unit the importance of its channels, higher = keep.
+        families: Decompositions on offer.
+        weights: Computes the changed weights.
+        pricer: Tells what a cut removes.
+    """
+
+    view: ModelView
+    scores: Mapping[str, Tensor]
+    families: Sequence[str]
+    weights: WeightMath
+    pricer: Pricer
+    _removed: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
+
+    def measure(
+        self, units: Sequence[Unit], fractions: Sequence[float], images: int
+    ) -> Sensitivities:
+        """Measure every unit in both families at every fraction.
+
+        Args:
+            units: The units.
+            fractions: Removed fractions x.
+            images: Calibration images.
+        """
+        probes = [probe for unit in units for probe in self._probes(unit, fractions)]
+        harms = measure(
+            self.view.model,
+            [probe.candidate for probe in probes],
+            self.view.data.calibration,
+            self.view.task,
+            images=images,
+            cache=self.view.cache,
+        )
+        return self._sensitivities(units, probes, harms)
+
+    def _sensitivities(
+        self, units: Sequence[Unit], probes: Sequence[Probe], harms: Harms
+    ) -> Sensitivities:
+        measured = list(zip(probes, harms.mean, strict=True))
+        curves = {
+            unit.name: {
+                family: HarmCurve.through(
+                    (probe.removed, harm)
+                    for probe, harm in measured
+                    if (probe.unit, probe.family) == (unit.name, family)
+                    and (not probe.layer or len(unit.layers) == 1)
+                )
+                for family in unit.families
+            }
+            for unit in units
+        }
+        layer_curves = {
+            layer: HarmCurve.through(
+                (probe.error, harm) for probe, harm in measured if probe.layer == layer
+            )
+            for unit in units
+            for layer in unit.layers
+        }
+
+        def prune_harm(unit: Unit, kept: tuple[int, ...]) -> float:
+            return curves[unit.name]["prune"](self._removed_by(unit, kept))
+
+        def rank_harm(layer: str, option: RankOption) -> float:
+            low_rank = resolve(option, self.pricer.shapes[layer], self.view.round_to)
+            if low_rank is None:
+                return 0.0
+            dense = self.weights.decomposed(layer, low_rank)
+            return layer_curves[layer](self.weights.output_error(layer, dense))
+
+        forwards = {"naive": float(harms.forwards), "run": harms.forwards_run}
+        return Sensitivities(curves, layer_curves, harms.noise, forwards, prune_harm, rank_harm)
+
+    def _probes(self, unit: Unit, fractions: Sequence[float]) -> list[Probe]:
+        probes = self._prune_probes(unit, fractions) if unit.group is not None else []
+        for x in fractions:
+            single = [probe for layer in unit.layers if (probe := self._rank_probe(unit, layer, x))]
+            probes.extend(single)
+            if len(single) > 1:
+                probes.append(self._joint(unit, single))
+        return probes
+
+    def _prune_probes(self, unit: Unit, fractions: Sequence[float]) -> list[Probe]:
+        """Cut to the counts whose removed fractions come nearest to those asked."""
+        group = unit.group
+        assert group is not None
+        counts = [n for n in admissible_counts(group, 1) if n < group.channels]
+        counts = counts[:: max(1, len(counts) // _COUNTS)]
+        cuts = {n: kept_at(group, self.scores[unit.name], n) for n in counts}
+        removed = {n: self._removed_by(unit, cuts[n]) for n in counts}
+        chosen = (
+            {min(counts, key=lambda n: abs(removed[n] - x)): x for x in fractions} if counts else {}
+        )
+        return [
+            Probe(unit.name, "prune", "", removed[n], 0.0, self._cut_candidate(unit, cuts[n]))
+            for n in sorted(chosen, reverse=True)
+        ]
+
+    def _cut_candidate(self, unit: Unit, kept: tuple[int, ...]) -> Candidate:
+        group = unit.group
+        assert group is not None
+        removed = self._removed_by(unit, kept)
+        overrides = self.weights.pruned({group.name: kept})
+        if group.exact and overrides:
+            return Candidate(unit.name, "prune", removed, overrides)
+        configuration = Configuration({group.name: kept})
+        rebuild = lambda: self._built(configuration)  # noqa: E731  (one expression, used once)
+        return Candidate(unit.name, "prune", removed, overrides, rebuild)
+
+    def _built(self, configuration: Configuration) -> nn.Module:
+        decisions, values = self.weights.realise(configuration)
+        model = build(self.view.model, Plan(decisions))
+        apply_values(model, values)
+        return model.eval()
+
+    def _rank_probe(self, unit: Unit, layer: str, x: float) -> Probe | None:
+        """Decompose one layer at a removed fraction, in the family that errs least."""
+        best: Probe | None = None
+        for family in self.families:
+            found = at_removed(self.pricer.shapes[layer], family, x)
+            if found is None:
+                continue
+            low_rank, removed = found
+            dense = self.weights.decomposed(layer, low_rank)
+            error = self.weights.output_error(layer, dense)
+            if best is None or error < best.error:
+                candidate = Candidate(
+                    f"{unit.name}/{layer}", "decompose", removed, {f"{layer}.weight": dense}
+                )
+                best = Probe(unit.name, "decompose", layer, removed, error, candidate)
+        return best
+
+    def _joint(self, unit: Unit, single: Sequence[Probe]) -> Probe:
+        """Decompose all layers of a unit at once."""
+        overrides = {
+            name: tensor for probe in single for name, tensor in probe.candidate.overrides.items()
+        }
+        gone = sum(probe.removed * self._macs(probe.layer) for probe in single)
+        removed = gone / max(unit.cost.macs, 1)
+        candidate = Candidate(unit.name, "decompose", removed, overrides)
+        return Probe(unit.name, "decompose", "", removed, 0.0, candidate)
+
+    def _macs(self, layer: str) -> int:
+        return self.view.graph.layer(layer).cost.macs
+
+    def _removed_by(self, unit: Unit, kept: tuple[int, ...]) -> float:
+        key = (unit.name, kept)
+        if key not in self._removed:
+            plain = self.pricer.price(Configuration()).macs
+            cut = self.pricer.price(Configuration({unit.name: kept})).macs
+            self._removed[key] = (plain - cut) / max(unit.cost.macs, 1)
+        return self._removed[key]

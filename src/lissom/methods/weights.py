@@ -1,0 +1,256 @@
+"""The values of a compressed network: what is kept, rebuilt and factorized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lissom.graph.cut import keep_channels
+from lissom.graph.layers import ChannelGroup, Member, ModelGraph, Role
+from lissom.lowrank.factorize import channel_svd, compose_svd, compose_tucker2, tucker2
+from lissom.methods.menu import TUCKER2
+from lissom.plan.decision import Decision
+from lissom.plan.low_rank import ChannelSVD, Tucker2
+from lissom.pruning.reconstruct import output_error, reconstruct
+from lissom.search.price import Configuration, LowRank
+
+Kept = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightMath:
+    """Computes new weights from the original ones; the network itself stays as it is.
+
+    Attributes:
+        model: The original network.
+        graph: What it is made of.
+        covariances: Per layer E[x x^T] of its inputs; layers without one are sliced, not rebuilt.
+        whiten: Whether factors minimise the error of the output (with the covariance) or of the
+            weight.
+        rebuild: Whether what remains after cutting inputs is rebuilt in closed form.
+    """
+
+    model: nn.Module
+    graph: ModelGraph
+    covariances: Mapping[str, Tensor]
+    whiten: bool = True
+    rebuild: bool = True
+
+    def weight(self, layer: str) -> Tensor:
+        """Give a layer's original weight."""
+        weight = self.model.get_submodule(layer).weight
+        assert isinstance(weight, Tensor)
+        return weight.detach()
+
+    def pruned(self, kept: Kept) -> dict[str, Tensor]:
+        """Give the dense weights under which the uncut network computes what the cut one will.
+
+        Columns that read removed channels are zero, the others rebuilt.
+
+        Args:
+            kept: Per cut group its kept channels.
+
+        Returns:
+            Weights of all consumers by state-dict name, in their original shapes.
+        """
+        weights = {}
+        for name, mask in self._input_masks(kept).items():
+            tensor, axis, groups = name
+            weights[tensor] = self._without_inputs(tensor, axis, groups, mask)
+        return weights
+
+    def factors(
+        self, layer: str, low_rank: LowRank, weight: Tensor, inputs: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """Factorize a weight.
+
+        Args:
+            layer: The layer; its covariance is used.
+            low_rank: Family and ranks.
+            weight: What is factorized: the layer's weight, or what pruning left of it.
+            inputs: The input channels that ``weight`` still has; None: all.
+
+        Returns:
+            The weights of the children ``first``, (``core``,) ``last``.
+        """
+        covariance = self._covariance(layer, inputs) if self.whiten else None
+        if low_rank.family == TUCKER2:
+            rank_in, rank_out = low_rank.ranks
+            last, core, first = tucker2(weight, rank_out, rank_in, covariance=covariance)
+            return {
+                "first.weight": first[:, :, None, None],
+                "core.weight": core,
+                "last.weight": last[:, :, None, None],
+            }
+        last, first = channel_svd(weight, low_rank.ranks[0], covariance=covariance)
+        return {
+            "first.weight": first,
+            "last.weight": last.reshape(*last.shape, *(1,) * (weight.dim() - 2)),
+        }
+
+    def decomposed(self, layer: str, low_rank: LowRank) -> Tensor:
+        """Give the dense weight, in the original shape, that the factors multiply to."""
+        return compose(self.factors(layer, low_rank, self.weight(layer)))
+
+    def output_error(self, layer: str, weight: Tensor) -> float:
+        """Give E|dW x|^2 / E|W x|^2 of a changed weight; without a covariance, of white inputs."""
+        dense = self.weight(layer)
+        covariance = self.covariances.get(layer)
+        if covariance is None:
+            covariance = torch.eye(dense.shape[1], dtype=dense.dtype)
+        return output_error(dense, weight, covariance)
+
+    def realise(
+        self, configuration: Configuration
+    ) -> tuple[tuple[Decision, ...], dict[str, Tensor]]:
+        """Turn a configuration into decisions and the values of what is not merely sliced.
+
+        Args:
+            configuration: What is kept and which ranks are taken.
+
+        Returns:
+            The decisions in the order in which they are applied, and state-dict entries of the
+            result.
+        """
+        groups = {group.name: group for group in self.graph.groups}
+        kept = {
+            name: channels
+            for name, channels in configuration.kept.items()
+            if len(channels) < groups[name].channels
+        }
+        cuts = keep_channels([(groups[name], channels) for name, channels in kept.items()])
+        decisions: list[Decision] = list(cuts)
+        values = self._sliced(kept)
+        outputs, inputs = self._kept_axes(kept)
+        for layer, low_rank in configuration.low_rank.items():
+            name = f"{layer}.weight"
+            weight = values.pop(name, None)
+            if weight is None:
+                weight = _select(self.weight(layer), 0, outputs.get(name))
+            parts = self.factors(layer, low_rank, weight, inputs.get(name))
+            values.update({f"{layer}.{child}": part for child, part in parts.items()})
+            bias = self.model.get_submodule(layer).bias
+            if isinstance(bias, Tensor):
+                values[f"{layer}.last.bias"] = _select(bias.detach(), 0, outputs.get(name))
+            decisions.append(
+                Tucker2(layer, *low_rank.ranks)
+                if low_rank.family == TUCKER2
+                else ChannelSVD(layer, *low_rank.ranks)
+            )
+        return tuple(decisions), values
+
+    def _sliced(self, kept: Kept) -> dict[str, Tensor]:
+        """Give the rebuilt consumer weights in the shapes that they have after the cuts."""
+        outputs, inputs = self._kept_axes(kept)
+        values = {}
+        for tensor, dense in self.pruned(kept).items():
+            if tensor not in inputs or not self._can_rebuild(tensor):
+                continue  # slicing alone gives the values
+            values[tensor] = _select(_select(dense, 1, inputs[tensor]), 0, outputs.get(tensor))
+        return values
+
+    def _kept_axes(self, kept: Kept) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+        """Give, by weight, the kept indices of axis 0 and of an ungrouped input axis 1."""
+        outputs: dict[str, NDArray[np.bool_]] = {}
+        for group, member in self._members(kept):
+            if member.role is Role.OUTPUT and member.axis == 0:
+                mask = outputs.setdefault(member.tensor, np.ones(len(member.labels), dtype=bool))
+                mask &= _alive(group, member, kept[group.name])
+        inputs = {
+            tensor: mask
+            for (tensor, axis, groups), mask in self._input_masks(kept).items()
+            if axis == 1 and groups == 1
+        }
+        return (
+            {name: np.flatnonzero(mask).tolist() for name, mask in outputs.items()},
+            {name: np.flatnonzero(mask).tolist() for name, mask in inputs.items()},
+        )
+
+    def _input_masks(self, kept: Kept) -> dict[tuple[str, int, int], NDArray[np.bool_]]:
+        masks: dict[tuple[str, int, int], NDArray[np.bool_]] = {}
+        for group, member in self._members(kept):
+            if member.role is not Role.INPUT:
+                continue
+            key = (member.tensor, member.axis, member.groups)
+            mask = masks.setdefault(key, np.ones(len(member.labels), dtype=bool))
+            mask &= _alive(group, member, kept[group.name])
+        return masks
+
+    def _members(self, kept: Kept) -> list[tuple[ChannelGroup, Member]]:
+        return [
+            (group, member)
+            for group in self.graph.groups
+            if group.name in kept
+            for member in group.members
+        ]
+
+    def _without_inputs(
+        self, tensor: str, axis: int, groups: int, mask: NDArray[np.bool_]
+    ) -> Tensor:
+        weight = self.model.get_parameter(tensor).detach()
+        alive = np.flatnonzero(mask)
+        if groups == 1 and axis == 1 and self._can_rebuild(tensor) and len(alive) < len(mask):
+            layer = tensor.rpartition(".")[0]
+            dense = torch.zeros_like(weight)
+            dense[:, alive] = reconstruct(weight, alive.tolist(), self.covariances[layer])
+            return dense
+        on = torch.from_numpy(mask).to(weight.device, weight.dtype)
+        if groups == 1:
+            return weight * on.reshape((1,) * axis + (-1,) + (1,) * (weight.dim() - axis - 1))
+        # Axis 1 of a grouped convolution: group j of the rows reads part j of the input channels.
+        rows = weight.shape[0] // groups
+        per_row = on.reshape(groups, 1, -1).expand(groups, rows, -1).reshape(weight.shape[:2])
+        return weight * per_row.reshape(*per_row.shape, *(1,) * (weight.dim() - 2))
+
+    def _can_rebuild(self, tensor: str) -> bool:
+        layer, _, leaf = tensor.rpartition(".")
+        return self.rebuild and leaf == "weight" and layer in self.covariances
+
+    def _covariance(self, layer: str, inputs: Sequence[int] | None) -> Tensor | None:
+        covariance = self.covariances.get(layer)
+        if covariance is None or inputs is None:
+            return covariance
+        channels = self.weight(layer).shape[1]
+        positions = covariance.shape[0] // channels
+        index = torch.as_tensor(inputs)[:, None] * positions + torch.arange(positions)
+        index = index.reshape(-1).to(covariance.device)
+        return covariance[index][:, index]
+
+
+def plain_layers(model: nn.Module, graph: ModelGraph) -> list[str]:
+    """Name the layers whose output is their weight times their input: exactly Conv2d or Linear."""
+    names = []
+    for layer in graph.layers:
+        module = model.get_submodule(layer.name) if layer.name else model
+        plain = type(module) in (nn.Conv2d, nn.Linear) and layer.calls > 0
+        if plain and "weight" in module._parameters and getattr(module, "groups", 1) == 1:
+            names.append(layer.name)
+    return names
+
+
+def compose(factors: Mapping[str, Tensor]) -> Tensor:
+    """Multiply factors back to the dense weight."""
+    first, last = factors["first.weight"], factors["last.weight"].flatten(1)
+    if "core.weight" in factors:
+        return compose_tucker2(last, factors["core.weight"], first.flatten(1))
+    return compose_svd(last, first)
+
+
+def _alive(group: ChannelGroup, member: Member, kept: Sequence[int]) -> NDArray[np.bool_]:
+    """Tell for each index of the member's axis whether this group lets it stay."""
+    labels = np.asarray(member.labels)
+    mask = np.zeros(group.channels + 1, dtype=bool)
+    mask[list(kept)] = True
+    mask[-1] = True  # label -1: another group's index
+    return mask[labels]
+
+
+def _select(tensor: Tensor, axis: int, indices: Sequence[int] | None) -> Tensor:
+    if indices is None:
+        return tensor
+    return tensor.index_select(axis, torch.as_tensor(indices, device=tensor.device))

@@ -1,0 +1,71 @@
+"""compress(): a trained network in, a smaller one out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from torch import Tensor, nn
+
+from lissom.extension import Method
+from lissom.methods.catalog import method_called
+from lissom.pipeline.job import Job, Result
+from lissom.pipeline.settings import Settings
+from lissom.pipeline.workspace import Workspace
+from lissom.plan.budget import Budget
+from lissom.task import Classification, Data, Task
+
+
+def compress(  # noqa: PLR0913  (the public face: network, data, task, method, budget, settings)
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    *,
+    data: Data,
+    task: Task | None = None,
+    method: str | Method | Sequence[Method] = "hmc",
+    budget: str | Budget,
+    settings: Settings | None = None,
+) -> Result:
+    """Compress a trained network.
+
+    Args:
+        model: The network; it is not changed.
+        example_inputs: One batch of inputs.
+        data: What it is measured and recovered on.
+        task: Loss, metric, inputs; classification by default.
+        method: Name of a method, a method with its settings, or several, applied in turn.
+        budget: Such as ``macs=0.5`` or ``macs=0.5,params=0.4``.
+        settings: Everything else.
+
+    Returns:
+        The new network, the plan and the report.
+
+    Raises:
+        BudgetError: The budget can't be met; said before any work.
+        ModelError: The network can't be read, or holds NaN.
+        DataError: A set is empty or gives no (inputs, targets).
+    """
+    methods = _methods(method)
+    limits = budget if isinstance(budget, Budget) else Budget.parse(budget)
+    job = Job.start(model, example_inputs, data, task or Classification(), settings or Settings())
+    with folder_or_temporary(job.settings.workspace) as folder:
+        return job.run(methods, limits, Workspace(folder))
+
+
+def _methods(given: str | Method | Sequence[Method]) -> tuple[Method, ...]:
+    if isinstance(given, str):
+        return (method_called(given),)
+    return tuple(given) if isinstance(given, (tuple, list)) else (cast(Method, given),)
+
+
+@contextmanager
+def folder_or_temporary(given: Path | None) -> Iterator[Path]:
+    """Give the folder, or a temporary one that is gone when the block ends."""
+    if given is not None:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="lissom-") as folder:
+        yield Path(folder)

@@ -1,0 +1,52 @@
+"""The main job on data that ships with the package: train, compress, recover, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from lissom.artifacts import weights_content
+from lissom.data.load import load_data
+from lissom.export.files import write_files
+from lissom.models.catalog import build_model
+from lissom.pipeline.job import Result
+from lissom.pipeline.recipe_run import check_out, run_recipe
+from lissom.recipe.recipe import Recipe
+from lissom.task import Classification
+from lissom.train.loop import train
+from lissom.train.settings import TrainSettings
+
+NETWORK = "lissom:digits_resnet"
+_TRAIN = TrainSettings(epochs=20, learning_rate=0.1, distillation=0.0, warmup_steps=50)
+
+
+def run_demo(method: str, out: Path, *, say: Callable[[str], None] = print) -> Result:
+    """Train a small residual network on digits, and compress it to half of its MACs.
+
+    Args:
+        method: ``hmc``, ``nahc`` or ``ahc``.
+        out: A new or empty folder; the trained original goes beside it.
+        say: Takes a line of text at a time, for the user.
+
+    Raises:
+        RecipeError: ``out`` is not empty.
+    """
+    check_out(out, resume=False)
+    say("training a small residual network on scikit-learn's digits")
+    torch.manual_seed(0)
+    model = build_model(NETWORK)
+    train(model, load_data("digits").data, Classification(), _TRAIN)
+    weights = out.with_name(f"{out.name}.original.safetensors")
+    write_files({weights: weights_content(model)})
+    recipe = Recipe.model_validate(
+        {
+            "model": {"name": NETWORK, "weights": str(weights)},
+            "data": "digits",
+            "stages": [method],
+            "budget": {"macs": 0.5},
+            "recover": {"epochs": 15, "learning_rate": 0.05, "warmup_steps": 20},
+        }
+    )
+    return run_recipe(recipe, out, say=say)

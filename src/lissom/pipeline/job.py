@@ -1,0 +1,254 @@
+"""One run, hop by hop."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lissom.artifacts import ONNX, Artifacts, save
+from lissom.errors import BudgetError, ModelError
+from lissom.export.files import write_files
+from lissom.extension import Method, ModelView, Proposal
+from lissom.graph.capture import capture
+from lissom.graph.layers import ModelGraph
+from lissom.pipeline.feasibility import Feasibility, feasibility
+from lissom.pipeline.reporting import Run, Side, Stage, report_of
+from lissom.pipeline.settings import Settings
+from lissom.pipeline.workspace import StageFolder, Workspace
+from lissom.plan.budget import Budget
+from lissom.plan.build import apply_values, build
+from lissom.plan.plan import Plan
+from lissom.report.report import Report
+from lissom.task import Data, Task
+from lissom.train.checkpoint import Checkpoint
+from lissom.train.evaluate import evaluate
+from lissom.train.history import History
+from lissom.train.recover import recover
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run gives.
+
+    Attributes:
+        model: The compressed network, in eval mode on the CPU.
+        plan: What was done to the original.
+        report: What was measured.
+        onnx: Content of model.onnx.
+    """
+
+    model: nn.Module
+    plan: Plan
+    report: Report
+    onnx: bytes
+
+    def save(self, out: Path | str, recipe: str | None = None) -> None:
+        """Write plan.json, weights.safetensors, report.json, model.onnx (and recipe.yaml).
+
+        Raises:
+            LissomError: The folder can't be written to; nothing is left half-written.
+        """
+        folder = Path(out)
+        save(folder, Artifacts(self.model, self.plan, self.report, recipe))
+        write_files({folder / ONNX: self.onnx})
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a run would do.
+
+    Attributes:
+        feasibility: Smallest reachable, now, asked.
+        graph: The original network.
+        proposal: What the first method decided.
+    """
+
+    feasibility: Feasibility
+    graph: ModelGraph
+    proposal: Proposal
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run, hop by hop.
+
+    Attributes:
+        model: A private copy of the original, in eval mode on the CPU.
+        example_inputs: Inputs of batch 1.
+        data: The four sets.
+        task: Loss, metric, inputs.
+        settings: Everything else.
+        seconds: Wall time per phase, filled as they end.
+    """
+
+    model: nn.Module
+    example_inputs: tuple[Tensor, ...]
+    data: Data
+    task: Task
+    settings: Settings
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def start(
+        cls,
+        model: nn.Module,
+        example_inputs: tuple[Tensor, ...],
+        data: Data,
+        task: Task,
+        settings: Settings,
+    ) -> Job:
+        """Check the network and copy it.
+
+        Raises:
+            ModelError: A value is NaN or infinite.
+        """
+        _check_finite(model)
+        inputs = tuple(part[:1].cpu() for part in example_inputs)
+        return cls(copy.deepcopy(model).cpu().eval(), inputs, data, task, settings)
+
+    def preview(self, method: Method, budget: Budget) -> Preview:
+        """Decide, but build and train nothing.
+
+        Raises:
+            BudgetError: The budget can't be met.
+        """
+        graph = self._capture(self.model)
+        view = self._view(self.model, graph)
+        table = self._feasible(method, view, budget)
+        return Preview(table, graph, self._decide(method, view, budget, None))
+
+    def run(self, methods: Sequence[Method], budget: Budget, workspace: Workspace) -> Result:
+        """Take every hop and report.
+
+        Raises:
+            BudgetError: The budget can't be met.
+        """
+        graph = self._capture(self.model)
+        view = self._view(self.model, graph)
+        table = self._feasible(methods[0], view, budget)
+        before = self._evaluate("evaluate original", self.model)
+        stages: list[Stage] = []
+        network, plan = self.model, self.settings.base or Plan.starting_from(self.model)
+        for index, method in enumerate(methods):
+            if index:
+                view = self._view(network, self._capture(network))
+            proposal = self._decide(method, view, budget, workspace.stage(index))
+            network, plan = applied(network, proposal), plan + proposal.plan
+            raw = self._evaluate("evaluate before recovery", network)
+            history = self._recover(network, plan, workspace.stage(index))
+            stages.append(Stage(method.name, proposal, raw, history))
+        now = self._capture(network)
+        if not budget.met(graph.cost, now.cost):
+            raise BudgetError(
+                f"the new network was measured at {now.cost.macs:,} MACs and "
+                f"{now.cost.params:,} parameters, above the budget {budget}; this is a defect "
+                "of the method: please report it with the plan"
+            )
+        after = self._evaluate("evaluate compressed", network)
+        sides = Side(self.model, graph, before), Side(network, now, after)
+        run = Run(self.task, sides, tuple(stages), plan, budget, table, self._facts(methods))
+        report, onnx = report_of(run, self.example_inputs, self.settings.latency, self.seconds)
+        return Result(network.eval(), plan, report, onnx)
+
+    def _capture(self, model: nn.Module) -> ModelGraph:
+        with self._phase("capture"):
+            return capture(model, self.example_inputs)
+
+    def _view(self, model: nn.Module, graph: ModelGraph) -> ModelView:
+        return ModelView(
+            model=model,
+            graph=graph,
+            example_inputs=self.example_inputs,
+            task=self.task,
+            data=self.data,
+            ignore=frozenset(self.settings.ignore),
+            round_to=self.settings.round_to,
+            cache=self.settings.cache,
+            seed=self.settings.recover.seed,
+            say=self.settings.say,
+        )
+
+    def _feasible(self, method: Method, view: ModelView, budget: Budget) -> Feasibility:
+        with self._phase("feasibility"):
+            table = feasibility(method.name, budget, view.graph.cost, method.smallest(view))
+        self.settings.say(table.table)
+        table.check()
+        return table
+
+    def _decide(
+        self, method: Method, view: ModelView, budget: Budget, stage: StageFolder | None
+    ) -> Proposal:
+        known = stage.load() if stage is not None else None
+        if known is not None:
+            self.settings.say(
+                f"{method.name}: decided before, {len(known.plan.decisions)} decisions"
+            )
+            return known
+        with self._phase(f"decide ({method.name})"):
+            proposal = method.plan(view, budget)
+        if stage is not None:
+            stage.save(proposal)
+        return proposal
+
+    def _recover(self, network: nn.Module, plan: Plan, stage: StageFolder) -> History:
+        settings = self.settings
+        teacher = settings.teacher or self.model
+        fingerprint = hashlib.sha256(plan.to_json().encode()).hexdigest()
+        checkpoint = Checkpoint(stage.training, fingerprint)
+        with self._phase("recover"):
+            return recover(
+                network,
+                self.data,
+                self.task,
+                settings.recover,
+                teacher=teacher,
+                checkpoint=checkpoint,
+            )
+
+    def _evaluate(self, phase: str, model: nn.Module) -> float:
+        with self._phase(phase):
+            device = self.settings.recover.device
+            value = evaluate(model, self.data.test, self.task, device=device)
+        self.settings.say(f"{phase}: {self.task.metric.name} {value:.4f}")
+        return value
+
+    def _facts(self, methods: Sequence[Method]) -> dict[str, Any]:
+        """Give the settings that change the meaning of the report."""
+        stages = [getattr(method, "settings", None) for method in methods]
+        return {
+            "stages": [asdict(stage) if stage is not None else {} for stage in stages],
+            "round_to": self.settings.round_to,
+            "ignore": list(self.settings.ignore),
+            "recover": asdict(self.settings.recover),
+        }
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def applied(model: nn.Module, proposal: Proposal) -> nn.Module:
+    """Give the network that a proposal describes; ``model`` is not changed."""
+    network = build(model, proposal.plan)
+    apply_values(network, {**network.state_dict(), **proposal.values})
+    return network.eval()
+
+
+def _check_finite(model: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(
+                f"{name}: holds NaN or infinite values, expected a trained network; "
+                "load sound weights"
+            )

@@ -1,0 +1,184 @@
+"""A recipe, carried out in a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lissom.artifacts import PLAN, REPORT, load, load_plan
+from lissom.data.load import load_data
+from lissom.data.options import LoadedData
+from lissom.errors import DataError, RecipeError
+from lissom.extension import Method, find_method
+from lissom.methods.catalog import METHODS, SETTINGS
+from lissom.models.catalog import build_model, preprocessing
+from lissom.models.outside import build_from_factory, call_factory
+from lissom.models.weights import load_weights
+from lissom.pipeline.job import Job, Preview, Result
+from lissom.pipeline.settings import Settings
+from lissom.pipeline.workspace import Workspace
+from lissom.plan.plan import Plan, Source
+from lissom.recipe.recipe import ModelSection, Recipe
+from lissom.task import Classification, Data
+
+WORK = ".work"
+_LIBRARIES = ("lissom:", "torchvision:", "timm:")
+
+
+def run_recipe(
+    recipe: Recipe, out: Path, *, resume: bool = False, say: Callable[[str], None] = print
+) -> Result:
+    """Carry a recipe out and write its files into ``out``.
+
+    Args:
+        recipe: What is asked for.
+        out: A new or empty folder; with ``resume`` the folder of an interrupted run.
+        resume: Continue where the run in ``out`` was interrupted.
+        say: Takes a line of text at a time, for the user.
+
+    Raises:
+        RecipeError: ``out`` is not empty, or holds a run of another recipe.
+        LissomError: Anything that a step refuses; nothing is left half-written.
+    """
+    check_out(out, resume=resume)
+    workspace = Workspace(out / WORK)
+    workspace.claim(json.loads(recipe.model_dump_json()))
+    methods = methods_of(recipe)
+    job = job_of(recipe, say)
+    result = job.run(methods, recipe.limits, workspace)
+    effective = recipe.to_yaml([getattr(method, "settings", None) for method in methods])
+    result.save(out, effective)
+    shutil.rmtree(workspace.folder)
+    return result
+
+
+def preview_recipe(recipe: Recipe, say: Callable[[str], None] = print) -> Preview:
+    """Decide what a recipe would do, without building, training or writing anything."""
+    return job_of(recipe, say).preview(methods_of(recipe)[0], recipe.limits)
+
+
+def check_out(out: Path, *, resume: bool) -> None:
+    """Refuse to write over anything.
+
+    Raises:
+        RecipeError: ``out`` is a file, is not empty, or has nothing to resume.
+    """
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"{out}: is a file, expected a folder; choose another --out")
+    content = sorted(path.name for path in out.iterdir()) if out.exists() else []
+    if (out / REPORT).exists():
+        raise RecipeError(f"{out}: holds a finished run; choose another --out")
+    if content and not resume:
+        hint = "continue it with --resume, or " if WORK in content else ""
+        raise RecipeError(f"{out}: is not empty ({content[0]}, ...); {hint}choose another --out")
+
+
+def job_of(recipe: Recipe, say: Callable[[str], None]) -> Job:
+    """Load network, weights, teacher and data of a recipe."""
+    model, base = network_of(recipe.model)
+    loaded = data_of(recipe)
+    settings = Settings(
+        recover=recipe.train_settings(),
+        round_to=recipe.round_to,
+        ignore=recipe.ignore,
+        teacher=None if recipe.teacher is None else network_of(recipe.teacher)[0].eval(),
+        base=base,
+        cache=default_cache(),
+        say=say,
+    )
+    inputs = inputs_of(recipe.input) if recipe.input else loaded.example_inputs
+    return Job.start(model, inputs, loaded.data, Classification(), settings)
+
+
+def network_of(section: ModelSection) -> tuple[nn.Module, Plan]:
+    """Build a network, load its weights, and give the plan that leads to it from its original.
+
+    Raises:
+        ModelError: There is no such network.
+        WeightsError: The weights are missing, damaged or do not fit.
+    """
+    name, arguments = section.name, section.arguments
+    folder = Path(name)
+    if not name.startswith(_LIBRARIES) and (folder / PLAN).is_file():
+        plan = load_plan(folder)
+        own = build_from_factory(arguments["factory"]) if "factory" in arguments else None
+        return load(folder, model=own), plan
+    if name.startswith(_LIBRARIES):
+        model = build_model(name, **arguments)
+        base = Plan.starting_from(model, Source(name, tuple(sorted(arguments.items()))))
+    else:
+        model = build_from_factory(name, **arguments)
+        base = Plan.starting_from(model)
+    if section.weights is not None:
+        load_weights(model, section.weights)
+    return model, base
+
+
+def data_of(recipe: Recipe) -> LoadedData:
+    """Load a recipe's data set, normalised as its network expects.
+
+    Raises:
+        DataError: The set is unknown, missing or unreadable, or a factory gave something else.
+    """
+    name, folder = recipe.data.name, recipe.data.dir
+    if ":" in name:
+        made: Any = call_factory(name)
+        if isinstance(made, Data) and recipe.input:
+            made = LoadedData(made, inputs_of(recipe.input), ())
+        if not isinstance(made, LoadedData):
+            raise DataError(
+                f"{name}: gave a {type(made).__name__}; expected a LoadedData, or a Data together "
+                "with the shape of the inputs (--input 1x3x224x224)"
+            )
+        return made
+    options = recipe.data_options()
+    wanted = preprocessing(recipe.model.name)
+    if wanted is not None and name == "cifar10" and options.mean is None and options.std is None:
+        options = replace(options, **asdict(wanted))
+    return load_data(name, folder, options)
+
+
+def inputs_of(shapes: str) -> tuple[Tensor, ...]:
+    """Make zeros of the shapes ``1x3x224x224`` (several: separated by commas).
+
+    Raises:
+        RecipeError: Not such a text.
+    """
+    try:
+        sizes = [[int(size) for size in shape.split("x")] for shape in shapes.split(",")]
+        return tuple(torch.zeros(size) for size in sizes)
+    except (ValueError, RuntimeError):
+        raise RecipeError(
+            f"input {shapes!r}: expected sizes with the batch in front, such as 1x3x224x224"
+        ) from None
+
+
+def methods_of(recipe: Recipe) -> tuple[Method, ...]:
+    """Make the methods of a recipe's stages with their settings.
+
+    Raises:
+        RecipeError: An unknown method, or an option that it has not got.
+    """
+    methods: list[Method] = []
+    for index, stage in enumerate(recipe.stages):
+        cls: Any = find_method(stage.method, METHODS)
+        settings = SETTINGS.get(stage.method)
+        where = f"stages.{index}"
+        methods.append(cls(stage.settings(settings, where)) if settings else cls(**stage.options))
+    return tuple(methods)
+
+
+def default_cache() -> Path:
+    """Give the folder of measured sensitivities: $LISSOM_CACHE, or lissom in the user's cache."""
+    given = os.environ.get("LISSOM_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lissom"

@@ -1,0 +1,290 @@
+"""From what a run did to the values of its report."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lissom.artifacts import weights_content
+from lissom.export.onnx import OnnxCheck, export_onnx
+from lissom.extension import Proposal
+from lissom.graph.layers import LayerSpec, ModelGraph
+from lissom.measure.latency import Conditions, Latency, onnx_latency
+from lissom.pipeline.feasibility import Feasibility
+from lissom.plan.budget import Budget
+from lissom.plan.cost import Cost
+from lissom.plan.keep_channels import KeepChannels
+from lissom.plan.low_rank import ChannelSVD, Tucker2
+from lissom.plan.plan import Plan
+from lissom.report.provenance import gather_provenance
+from lissom.report.report import (
+    BudgetRow,
+    LayerRow,
+    LayerState,
+    Measured,
+    MetricValue,
+    Report,
+)
+from lissom.task import Task
+from lissom.train.history import History
+
+ORIGINAL, COMPRESSED = "original", "compressed"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two networks.
+
+    Attributes:
+        model: The network.
+        graph: What it is made of, measured on itself.
+        metric: Test metric.
+    """
+
+    model: nn.Module
+    graph: ModelGraph
+    metric: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What one method did.
+
+    Attributes:
+        method: Its name.
+        proposal: What it decided.
+        raw: Test metric right after, before recovery.
+        history: The recovery.
+    """
+
+    method: str
+    proposal: Proposal
+    raw: float
+    history: History
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything that a run did.
+
+    Attributes:
+        task: Gives the metric its name.
+        sides: The original and the compressed network.
+        stages: In order.
+        plan: All decisions.
+        budget: What was asked.
+        feasibility: What could be reached.
+        settings: Settings that change the meaning of the report.
+    """
+
+    task: Task
+    sides: tuple[Side, Side]
+    stages: tuple[Stage, ...]
+    plan: Plan
+    budget: Budget
+    feasibility: Feasibility
+    settings: Mapping[str, Any]
+
+
+def report_of(
+    run: Run,
+    example_inputs: tuple[Tensor, ...],
+    conditions: Conditions,
+    seconds: Mapping[str, float],
+) -> tuple[Report, bytes]:
+    """Measure what is left to measure and put the report together.
+
+    Args:
+        run: What was done.
+        example_inputs: Inputs of batch 1.
+        conditions: How latency is measured.
+        seconds: Wall time per phase.
+
+    Returns:
+        The report, and the content of model.onnx.
+
+    Raises:
+        ExportError: The network can't be exported, or its file computes something else.
+    """
+    check, latencies, content = _exported(run.sides, example_inputs, conditions)
+    original, compressed = run.sides
+    first, last = run.stages[0], run.stages[-1]
+    predicted = last.proposal.predicted
+    report = Report(
+        method="+".join(stage.method for stage in run.stages),
+        source="" if run.plan.source is None else run.plan.source.spec,
+        original=_measured(run.task, original, latencies[ORIGINAL], None),
+        compressed=_measured(run.task, compressed, latencies[COMPRESSED], last.raw),
+        budget=_budget_rows(
+            run.budget, run.feasibility, original.graph.cost, compressed.graph.cost
+        ),
+        layers=tuple(layer_rows(run)),
+        refusals=original.graph.refusals,
+        provenance=gather_provenance(
+            int(run.settings["recover"]["seed"]),
+            run.plan.to_json(),
+            seconds,
+            device=last.history.device,
+            precision=last.history.precision,
+            channels_last=last.history.channels_last,
+        ),
+        settings=run.settings,
+        evidence={
+            "method": dict(first.proposal.evidence),
+            "recovery": [asdict(stage.history) for stage in run.stages],
+            "notes": list(original.graph.notes),
+        },
+        predicted={"params": predicted.params, "macs": predicted.macs},
+        onnx=asdict(check),
+        warnings=_warnings(compressed.graph.cost, predicted),
+    )
+    return report, content
+
+
+def layer_rows(run: Run) -> list[LayerRow]:
+    """Give one row per layer of the original, with what became of it."""
+    original, compressed = run.sides
+    proposal = run.stages[0].proposal
+    after = _by_original(original.graph, compressed.graph)
+    cut = _cut_tensors(run.plan)
+    ranks = {
+        decision.layer: decision
+        for decision in run.plan.decisions
+        if isinstance(decision, (Tucker2, ChannelSVD))
+    }
+    units = {
+        layer: unit["name"]
+        for unit in proposal.evidence.get("units", ())
+        for layer in unit["layers"]
+    }
+    rows = []
+    for spec in original.graph.layers:
+        low_rank = ranks.get(spec.name)
+        parts = after.get(spec.name, [])
+        rows.append(
+            LayerRow(
+                name=spec.name,
+                kind=spec.kind,
+                before=_state([spec], None),
+                after=_state(parts, low_rank),
+                unit=units.get(spec.name, ""),
+                group=proposal.labels.get(spec.name, ""),
+                decision=_decision_text(spec, parts, low_rank, cut),
+                sensitivities=proposal.sensitivities.get(spec.name, {}),
+            )
+        )
+    return rows
+
+
+def _exported(
+    sides: tuple[Side, Side], example_inputs: tuple[Tensor, ...], conditions: Conditions
+) -> tuple[OnnxCheck, dict[str, Latency], bytes]:
+    """Export both networks, check them, and time them beside each other."""
+    batch = tuple(part.expand(conditions.batch, *part.shape[1:]) for part in example_inputs)
+    with tempfile.TemporaryDirectory(prefix="lissom-onnx-") as folder:
+        files = {name: Path(folder) / f"{name}.onnx" for name in (ORIGINAL, COMPRESSED)}
+        export_onnx(sides[0].model, example_inputs, files[ORIGINAL])
+        check = export_onnx(sides[1].model, example_inputs, files[COMPRESSED])
+        latencies = onnx_latency(files, batch, conditions)
+        return check, latencies, files[COMPRESSED].read_bytes()
+
+
+def _measured(task: Task, side: Side, latency: Latency, raw: float | None) -> Measured:
+    metric = task.metric
+    return Measured(
+        params=side.graph.cost.params,
+        macs=side.graph.cost.macs,
+        size_bytes=len(weights_content(side.model)),
+        metric=MetricValue(metric.name, side.metric, metric.unit, metric.higher_is_better),
+        metric_raw=raw,
+        latency_ms=latency.median_ms,
+        latency=latency.to_dict(),
+    )
+
+
+def _budget_rows(
+    budget: Budget, feasibility: Feasibility, original: Cost, now: Cost
+) -> tuple[BudgetRow, ...]:
+    smallest = {row.quantity: row for row in feasibility.rows}
+    return tuple(
+        BudgetRow(
+            quantity=quantity,
+            asked=smallest[quantity].text,
+            limit=limit,
+            measured=getattr(now, quantity),
+            met=getattr(now, quantity) <= limit,
+            smallest=smallest[quantity].smallest,
+        )
+        for quantity, limit in budget.limits(original).items()
+    )
+
+
+def _by_original(original: ModelGraph, compressed: ModelGraph) -> dict[str, list[LayerSpec]]:
+    """Give, per layer of the original, the layers that stand in its place."""
+    names = {layer.name for layer in original.layers}
+    found: dict[str, list[LayerSpec]] = {}
+    for layer in compressed.layers:
+        name = layer.name
+        while name not in names and "." in name:
+            name = name.rpartition(".")[0]
+        found.setdefault(name, []).append(layer)
+    return found
+
+
+def _state(parts: Sequence[LayerSpec], low_rank: Tucker2 | ChannelSVD | None) -> LayerState:
+    cost = sum((part.cost for part in parts), Cost())
+    ranks: tuple[int | None, int | None] = (None, None)
+    if isinstance(low_rank, Tucker2):
+        ranks = (low_rank.rank_in, low_rank.rank_out)
+    elif isinstance(low_rank, ChannelSVD):
+        ranks = (None, low_rank.rank)
+    if not parts or not parts[0].cost.macs:
+        return LayerState(cost, None, None, *ranks)
+    axis = -1 if parts[0].kind == "linear" else 0
+    inputs, outputs = parts[0].input_shape[axis], parts[-1].output_shape[axis]
+    return LayerState(cost, inputs, outputs, *ranks)
+
+
+def _decision_text(
+    spec: LayerSpec,
+    parts: Sequence[LayerSpec],
+    low_rank: Tucker2 | ChannelSVD | None,
+    cut: Mapping[str, set[int]],
+) -> str:
+    words = []
+    if parts and spec.cost.macs and spec.name in cut:
+        before, after = _state([spec], None), _state(parts, None)
+        words.append(f"{before.in_channels}->{before.out_channels} channels to ")
+        words[-1] += f"{after.in_channels}->{after.out_channels}"
+    elif spec.name in cut:
+        words.append("follows")
+    if isinstance(low_rank, Tucker2):
+        words.append(f"tucker2 {low_rank.rank_in}/{low_rank.rank_out}")
+    elif isinstance(low_rank, ChannelSVD):
+        words.append(f"channel_svd {low_rank.rank}")
+    return ", ".join(words)
+
+
+def _cut_tensors(plan: Plan) -> dict[str, set[int]]:
+    """Give, per layer, the axes that were cut."""
+    cut: dict[str, set[int]] = {}
+    for decision in plan.decisions:
+        if isinstance(decision, KeepChannels):
+            for axis_cut in decision.cuts:
+                for name, axis in axis_cut.axes:
+                    cut.setdefault(name.rpartition(".")[0], set()).add(axis)
+    return cut
+
+
+def _warnings(measured: Cost, predicted: Cost) -> tuple[str, ...]:
+    if (measured.params, measured.macs) == (predicted.params, predicted.macs):
+        return ()
+    return (
+        f"predicted {predicted.macs:,} MACs and {predicted.params:,} parameters, measured "
+        f"{measured.macs:,} and {measured.params:,}",
+    )

@@ -1,0 +1,42 @@
+"""Settings of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from lissom.measure.latency import Conditions
+from lissom.plan.plan import Plan
+from lissom.train.settings import TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of a run besides network, data, task, method and budget.
+
+    Attributes:
+        recover: Training after compression; its seed and device hold for the whole run.
+        round_to: Alignment of channels and ranks: ``auto`` (8 up to 64 channels, 16 above) or an
+            integer (1 = free).
+        ignore: Layers whose output channels and rank stay as they are.
+        teacher: Network to distil from; None: the original.
+        base: Plan that led to the network, with its source; None: the network is an original.
+        cache: Folder in which measured sensitivities outlive the run; None: nowhere.
+        latency: How latency is measured.
+        workspace: Folder for intermediate results; an interrupted run with the same folder and
+            settings continues. None: a temporary one.
+        say: Takes a line of text at a time, for the user.
+    """
+
+    recover: TrainSettings = field(default_factory=TrainSettings)
+    round_to: int | str = "auto"
+    ignore: tuple[str, ...] = ()
+    teacher: nn.Module | None = None
+    base: Plan | None = None
+    cache: Path | None = None
+    latency: Conditions = field(default_factory=Conditions)
+    workspace: Path | None = None
+    say: Callable[[str], None] = lambda _line: None
