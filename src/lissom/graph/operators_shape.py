@@ -152,6 +152,8 @@ def split(call: Call) -> tuple[Value, ...]:
     sizes = [shape[axis] for shape in call.shapes]
     if len(set(sizes)) == 1:
         _balance(call, axis, sizes[0])
+    else:
+        _freeze_cut(call, axis, f"splits channels into unequal parts {sizes}")
     starts = [0, *accumulate(sizes)]
     pieces = []
     for start, stop, shape in zip(starts, starts[1:], call.shapes, strict=False):
@@ -171,6 +173,12 @@ def _balance(call: Call, axis: int, size: int) -> None:
             call.ids.balance(line, np.arange(len(line)) // size)
 
 
+def _freeze_cut(call: Call, axis: int, reason: str) -> None:
+    for facet in call.x.facets:
+        if varies(facet, axis):
+            call.freeze(facet, reason, "give each part a layer of its own")
+
+
 def _piece(facet: Ids, axis: int, piece: slice) -> Ids:
     index: list[slice] = [slice(None)] * facet.ndim
     index[axis] = piece if varies(facet, axis) else slice(None)
@@ -186,13 +194,19 @@ def slicing(call: Call) -> Value:
     length = len(range(*window.indices(size)))
     if step == 1 and length and size % length == 0 and window.indices(size)[0] % length == 0:
         _balance(call, axis, length)
+    else:
+        _freeze_cut(call, axis, f"takes channels {start or 0} to {end} of {size}")
     return Value(call.shape, tuple(_piece(f, axis, window) for f in call.x.facets))
 
 
 def narrow(call: Call) -> Value:
     """As a slice, by start and length."""
-    start = int(call.arguments["start"])
-    window = slice(start, start + call.integer("length"))
+    start, length = int(call.arguments["start"]), call.integer("length")
+    window = slice(start, start + length)
+    if call.x.shape[call.axis()] % length == 0 and start % length == 0:
+        _balance(call, call.axis(), length)
+    else:
+        _freeze_cut(call, call.axis(), f"takes {length} channels from {start}")
     return Value(call.shape, tuple(_piece(f, call.axis(), window) for f in call.x.facets))
 
 
