@@ -1,17 +1,17 @@
 """The exception tree.
 
 LissomError
-├── ModelError          the network can't be read: not a module, NaN weights, a branch that can't be captured
-├── UnsupportedLayer    this method does not do that layer: names the layer, the attribute and its value
+├── ModelError          the network can't be read: NaN weights, a branch that can't be captured
+├── UnsupportedLayer    a method does not do this layer: names layer, attribute and value
 ├── WeightsError        a weights file is missing, truncated, or does not fit the network
 ├── DataError           a data folder is missing, empty, or holds something unreadable
-├── RecipeError         a recipe or command-line value: unknown key, wrong type, out of range
+├── RecipeError         a recipe or an option: unknown key, wrong type, out of range
 ├── BudgetError         a budget that means nothing, or that nothing on the menu meets
-├── PlanError           a plan file: format number, unknown kind, a tensor that does not match
+├── PlanError           a plan: format number, unknown kind, a tensor that does not match
 ├── PackedFileError     a packed file that is cut short or damaged
-└── ExportError         the target can't express the network, or the exported file computes something else
+└── ExportError         the target can't express it, or the file computes something else
 
-Every message says what was given, what was expected and what to do, and names the layer, file or field.
+Every message names the layer, file or field, says what was given, what was expected, what to do.
 Programming mistakes stay TypeError and ValueError.
 """
 

@@ -11,9 +11,10 @@ from torch import nn
 class Decision(ABC):
     """One structural change to a network: names, indices, ranks, shapes; never values.
 
-    Final subclasses are frozen, slotted dataclasses of ints, strings and tuples, so that they compare by
-    value and survive JSON. ``apply`` must work on the meta device: it may slice, create and replace
-    tensors, but the values of what it creates are not its business (they come with the weights file).
+    Final subclasses are frozen, slotted dataclasses of ints, strings and tuples, so that they
+    compare by value and survive JSON. ``apply`` must work on the meta device: it may slice, create
+    and replace tensors, but the values of what it creates are not its business (they come with the
+    weights file).
     """
 
     kind: ClassVar[str]
