@@ -25,7 +25,7 @@ def trial_choice(group: ChannelGroup, number: int) -> tuple[int, ...] | None:
     seeds = [channels[len(channels) // 2] for channels in kinds.values()]
     middle = group.channels // 2
     for wanted in ([*seeds, 0] if number % 2 else seeds, seeds, [middle], [0]):
-        removed = _balanced(group, set(wanted))
+        removed = evened(group, set(wanted))
         if removed is not None:
             return tuple(c for c in range(group.channels) if c not in removed)
     return None
@@ -41,7 +41,7 @@ def _holders(group: ChannelGroup) -> list[list[int]]:
     return holders
 
 
-def _balanced(group: ChannelGroup, removed: set[int]) -> set[int] | None:
+def evened(group: ChannelGroup, removed: set[int]) -> set[int] | None:
     """Remove more until all parts lose equally many; None if that leaves too little."""
     for _ in range(2 * len(group.balance) + 2):
         before = len(removed)
