@@ -16,16 +16,36 @@ from lissom.graph.groups import channel_groups
 from lissom.graph.layers import Role
 from lissom.graph.trace import private_copy, trace
 
-FAST = """
-    torchvision:resnet18 torchvision:mobilenet_v2 torchvision:squeezenet1_1 torchvision:mnasnet0_5
-    torchvision:mobilenet_v3_small torchvision:regnet_x_400mf torchvision:regnet_y_400mf
-    torchvision:efficientnet_b0 torchvision:googlenet torchvision:resnext50_32x4d
-    torchvision:convnext_tiny torchvision:resnet50 torchvision:densenet121
-    timm:ghostnet_100 timm:mobilenetv3_small_050 timm:lcnet_050 timm:tf_efficientnet_lite0
-    timm:fbnetc_100 timm:hardcorenas_a timm:skresnet18 timm:dla34 timm:vovnet39a timm:selecsls42
-    timm:gernet_s timm:repvgg_a0 timm:resnetv2_50 timm:hrnet_w18_small
-""".split()
-SLOW = "torchvision:wide_resnet50_2 torchvision:vgg11_bn torchvision:efficientnet_v2_s".split()
+FAST = [
+    "torchvision:resnet18",
+    "torchvision:mobilenet_v2",
+    "torchvision:squeezenet1_1",
+    "torchvision:mnasnet0_5",
+    "torchvision:mobilenet_v3_small",
+    "torchvision:regnet_x_400mf",
+    "torchvision:regnet_y_400mf",
+    "torchvision:efficientnet_b0",
+    "torchvision:googlenet",
+    "torchvision:resnext50_32x4d",
+    "torchvision:convnext_tiny",
+    "torchvision:resnet50",
+    "torchvision:densenet121",
+    "timm:ghostnet_100",
+    "timm:mobilenetv3_small_050",
+    "timm:lcnet_050",
+    "timm:tf_efficientnet_lite0",
+    "timm:fbnetc_100",
+    "timm:hardcorenas_a",
+    "timm:skresnet18",
+    "timm:dla34",
+    "timm:vovnet39a",
+    "timm:selecsls42",
+    "timm:gernet_s",
+    "timm:repvgg_a0",
+    "timm:resnetv2_50",
+    "timm:hrnet_w18_small",
+]
+SLOW = ["torchvision:wide_resnet50_2", "torchvision:vgg11_bn", "torchvision:efficientnet_v2_s"]
 # Networks on which the two differ, with the reason; the number of groups in common is checked.
 DIFFERENT = {
     # Torch-Pruning couples the two halves of a split with each other where they meet again in a

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from nets import Gate, Residual
+from torch import nn
+
+from lissom.graph.replay import Replay
+
+X = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def reference(model, overrides):
+    changed = copy.deepcopy(model)
+    state = changed.state_dict()
+    for name, tensor in overrides.items():
+        state[name].copy_(tensor)
+    with torch.no_grad():
+        return changed(X)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Residual().eval()
+
+
+def test_every_override_gives_what_a_full_run_gives(model):
+    replay = Replay(model, (X,))
+    assert torch.equal(replay.record((X,)), model(X))
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            overrides = {name: tensor * 1.5 + 0.1}
+            assert torch.equal(replay.run(overrides), reference(model, overrides)), name
+    assert torch.equal(replay.run({}), model(X))  # the recorded activations are untouched
+
+
+def test_several_overrides_at_once(model):
+    overrides = {"a.weight": torch.zeros(6, 8, 3, 3), "head.bias": torch.ones(4)}
+    replay = Replay(model, (X,))
+    replay.record((X,))
+    assert torch.equal(replay.run(overrides), reference(model, overrides))
+
+
+def test_only_what_changed_is_run_again(model):
+    replay = Replay(model, (X,))
+    replay.record((X,))
+    # stem 3*8*9*64, a 8*6*9*64, b 6*8*9*64, head 8*4
+    total = 13824 + 27648 + 27648 + 32
+    assert replay.affected(["head.weight"]) == pytest.approx(32 / total)
+    assert replay.affected(["b.bias"]) == pytest.approx((27648 + 32) / total)
+    assert replay.affected(["stem.weight", "head.bias"]) == 1.0
+    replay.run({"head.bias": torch.ones(4)})
+    replay.run({"stem.bias": torch.ones(8)})
+    assert replay.runs == 2
+    assert replay.equivalent_forwards == pytest.approx(1 + 32 / total)
+
+
+def test_an_alias_of_a_tied_tensor_overrides_it():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(inplace=True), nn.Conv2d(3, 3, 1)).eval()
+    model[2].weight = model[0].weight
+    replay = Replay(model, (X,))
+    replay.record((X,))
+    new = torch.full((3, 3, 1, 1), 0.3)
+    expected = reference(model, {"2.weight": new})
+    assert torch.equal(replay.run({"2.weight": new}), expected)
+    assert torch.equal(replay.run({"0.weight": new}), expected)
+
+
+def test_writing_through_a_view_is_followed():
+    class Writes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 2, 1)
+
+        def forward(self, x):
+            y = self.a(x)
+            y[:, :2] += self.b(x)
+            return {"y": y.relu_(), "both": (y, x)}
+
+    torch.manual_seed(0)
+    model = Writes().eval()
+    replay = Replay(model, (X,))
+    replay.record((X,))
+    overrides = {"b.weight": torch.ones(2, 3, 1, 1)}
+    got, expected = replay.run(overrides), reference(model, overrides)
+    assert torch.equal(got["y"], expected["y"])
+    assert torch.equal(got["both"][0], expected["both"][0])
+
+
+def test_the_network_stays_as_it_is():
+    torch.manual_seed(0)
+    model = Gate().train()
+    before = copy.deepcopy(model.state_dict())
+    replay = Replay(model, (X,))
+    replay.record((X,))
+    replay.run({"up.weight": torch.zeros(8, 2, 1, 1)})
+    assert model.training
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_wrong_use_is_refused(model):
+    replay = Replay(model, (X,))
+    with pytest.raises(ValueError, match="call record first"):
+        replay.run({})
+    with pytest.raises(ValueError, match=r"inputs of shapes \(\(3, 3, 8, 8\),\) are expected"):
+        replay.record((X[:2],))
+    replay.record((X,))
+    with pytest.raises(ValueError, match="no parameter or buffer 'nothing'"):
+        replay.run({"nothing": X})
+    with pytest.raises(ValueError, match=r"a.weight has shape \(6, 8, 3, 3\), got \(1,\)"):
+        replay.run({"a.weight": torch.zeros(1)})
