@@ -4,7 +4,7 @@ plan.json        the decisions and where the network comes from
 weights.safetensors  every value of the compressed network; shared tensors once
 report.json      what was measured
 recipe.yaml      the settings that reproduce the run
-model.onnx       for other runtimes (written by lissom.export.onnx)
+model.onnx       for other runtimes
 """
 
 from __future__ import annotations
@@ -43,12 +43,14 @@ class Artifacts:
         plan: For plan.json.
         report: For report.json.
         recipe: YAML text of the effective recipe, for recipe.yaml.
+        onnx: Content of model.onnx.
     """
 
     model: nn.Module | None = None
     plan: Plan | None = None
     report: Report | None = None
     recipe: str | None = None
+    onnx: bytes | None = None
 
 
 def save(out: Path, artifacts: Artifacts) -> dict[str, int]:
@@ -65,10 +67,12 @@ def save(out: Path, artifacts: Artifacts) -> dict[str, int]:
         contents[WEIGHTS] = weights_content(artifacts.model)
     if artifacts.plan is not None:
         contents[PLAN] = artifacts.plan.to_json().encode()
-    if artifacts.report is not None:
-        contents[REPORT] = report_content(artifacts.report)
     if artifacts.recipe is not None:
         contents[RECIPE] = artifacts.recipe.encode()
+    if artifacts.onnx is not None:
+        contents[ONNX] = artifacts.onnx
+    if artifacts.report is not None:  # last: where it stands, the run is finished
+        contents[REPORT] = report_content(artifacts.report)
     write_files({out / name: content for name, content in contents.items()})
     return {name: len(content) for name, content in contents.items()}
 

@@ -55,7 +55,7 @@ def _find(data_dir: Path | None) -> Path:
     layout = f"a folder {_FOLDER} with {_TRAIN[0]} .. {_TRAIN[-1]}, test_batch and batches.meta"
     if data_dir is None:
         raise DataError(
-            f"cifar10 is not embedded: give its folder as the data directory; it holds {layout}"
+            f"cifar10 is not embedded: give its folder (--data-dir, data_dir=); it holds {layout}"
         )
     for folder in (data_dir, data_dir / _FOLDER):
         if (folder / _TRAIN[0]).is_file():

@@ -13,6 +13,7 @@ from lissom.data.assemble import assemble
 from lissom.data.augment import Augmentation
 from lissom.data.options import DataOptions, LoadedData, Normalization
 from lissom.data.tensors import Images, split_by_class
+from lissom.errors import DataError
 
 _TEST, _HELD_OUT = 360, 180
 _BRIGHTEST = 16  # pixels are 0..16 in the source
@@ -22,13 +23,20 @@ def load_digits(data_dir: Path | None, options: DataOptions) -> LoadedData:
     """Split the digits into about 70 % training, 10 % held-out and 20 % test, always the same way.
 
     Args:
-        data_dir: Not used: the images come with scikit-learn.
+        data_dir: Must be None: the images come with scikit-learn.
         options: ``held_out`` defaults to 180.
+
+    Raises:
+        DataError: A folder is given, or an option does not fit.
 
     Source:
         Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
     """
-    del data_dir
+    if data_dir is not None:
+        raise DataError(
+            f"digits: come with scikit-learn, not from {data_dir}; give no data directory, or "
+            "image_folder for images of your own"
+        )
     pixels, labels = embedded_digits(return_X_y=True)
     grey = np.round(pixels.reshape(-1, 8, 8, 1) * (255 / _BRIGHTEST)).astype(np.uint8)
     images = Images(torch.from_numpy(grey), torch.from_numpy(labels).long())

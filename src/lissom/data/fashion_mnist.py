@@ -49,7 +49,7 @@ def load_fashion_mnist(data_dir: Path | None, options: DataOptions) -> LoadedDat
     if data_dir is None:
         raise DataError(
             "fashion_mnist is not embedded: give the folder of its four files "
-            "({train,t10k}-{images-idx3,labels-idx1}-ubyte.gz) as the data directory"
+            "({train,t10k}-{images-idx3,labels-idx1}-ubyte.gz) with --data-dir or data_dir="
         )
     train, test = _read(data_dir, "train"), _read(data_dir, "t10k")
     if options.held_out is None:

@@ -52,7 +52,9 @@ def load_image_folder(data_dir: Path | None, options: DataOptions) -> LoadedData
     Raises:
         DataError: A folder is missing or empty, or (while iterating) an image can't be decoded.
     """
-    if data_dir is None or not (data_dir / "train").is_dir():
+    if data_dir is None:
+        raise DataError(f"image_folder: needs its folder (--data-dir, data_dir=); {_LAYOUT}")
+    if not (data_dir / "train").is_dir():
         raise DataError(f"{data_dir}: no folder train there; {_LAYOUT}")
     classes = tuple(sorted(path.name for path in (data_dir / "train").iterdir() if path.is_dir()))
     train, test = _scan(data_dir / "train", classes), _scan(data_dir / "test", classes)

@@ -10,6 +10,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from lissom.errors import RecipeError
 from lissom.extension import Method
 from lissom.methods.catalog import method_called
 from lissom.pipeline.job import Job, Result
@@ -25,7 +26,7 @@ def compress(  # noqa: PLR0913  (the public face: network, data, task, method, b
     *,
     data: Data,
     task: Task | None = None,
-    method: str | Method | Sequence[Method] = "hmc",
+    method: str | Method | Sequence[str | Method] = "hmc",
     budget: str | Budget,
     settings: Settings | None = None,
 ) -> Result:
@@ -33,10 +34,11 @@ def compress(  # noqa: PLR0913  (the public face: network, data, task, method, b
 
     Args:
         model: The network; it is not changed.
-        example_inputs: One batch of inputs.
+        example_inputs: One batch of inputs: only their shapes matter.
         data: What it is measured and recovered on.
         task: Loss, metric, inputs; classification by default.
-        method: Name of a method, a method with its settings, or several, applied in turn.
+        method: Name of a method, a method with its settings, or several, applied in turn: each
+            then goes the same fraction of the way.
         budget: Such as ``macs=0.5`` or ``macs=0.5,params=0.4``.
         settings: Everything else.
 
@@ -47,6 +49,7 @@ def compress(  # noqa: PLR0913  (the public face: network, data, task, method, b
         BudgetError: The budget can't be met; said before any work.
         ModelError: The network can't be read, or holds NaN.
         DataError: A set is empty or gives no (inputs, targets).
+        RecipeError: There is no such method, layer or device, or the teacher does not fit.
     """
     methods = _methods(method)
     limits = budget if isinstance(budget, Budget) else Budget.parse(budget)
@@ -55,10 +58,11 @@ def compress(  # noqa: PLR0913  (the public face: network, data, task, method, b
         return job.run(methods, limits, Workspace(folder))
 
 
-def _methods(given: str | Method | Sequence[Method]) -> tuple[Method, ...]:
-    if isinstance(given, str):
-        return (method_called(given),)
-    return tuple(given) if isinstance(given, (tuple, list)) else (cast(Method, given),)
+def _methods(given: str | Method | Sequence[str | Method]) -> tuple[Method, ...]:
+    several = given if isinstance(given, (tuple, list)) else (cast("str | Method", given),)
+    if not several:
+        raise RecipeError("method: none is given; expected a name such as hmc, or a method")
+    return tuple(method_called(one) if isinstance(one, str) else one for one in several)
 
 
 @contextmanager

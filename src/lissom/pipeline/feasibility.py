@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lissom.errors import BudgetError
-from lissom.plan.budget import Budget
+from lissom.plan.budget import Budget, Limit, Meaning
 from lissom.plan.cost import Cost
 
 MEASURABLE = ("macs", "params")
@@ -57,9 +57,9 @@ class Feasibility:
         for row in self.rows:
             if not row.feasible:
                 raise BudgetError(
-                    f"budget {row.quantity}={row.text} asks for {row.asked:,} of {row.now:,}; "
+                    f"budget: {row.quantity}={row.text} asks for {row.asked:,} of {row.now:,}; "
                     f"the smallest that {self.method} can reach is {row.smallest:,} "
-                    f"({row.quantity}={row.smallest / row.now:.3f}). Ask for more, "
+                    f"({row.quantity}={row.smallest / row.now:.3f}). Allow more, "
                     "set round_to=1, or ignore fewer layers"
                 )
 
@@ -90,10 +90,16 @@ def feasibility(method: str, budget: Budget, now: Cost, smallest: Cost) -> Feasi
     for quantity in given:
         if quantity not in MEASURABLE:
             raise BudgetError(
-                f"budget {quantity}: {method} can be held to {' and '.join(MEASURABLE)} only; "
-                f"give macs=0.5 or params=0.5 instead"
+                f"budget: a limit on {quantity} is not offered yet: {method} can be held to "
+                f"{' and '.join(MEASURABLE)}; give macs=0.5 or params=0.5 instead"
             )
     limits = budget.limits(now)
+    empty = next((name for name in limits if not getattr(now, name)), None)
+    if empty is not None:
+        raise BudgetError(
+            f"budget: the network has no {empty} to limit; expected one with convolutions or "
+            "linear layers"
+        )
     rows = tuple(
         FeasibilityRow(
             quantity,
@@ -107,3 +113,31 @@ def feasibility(method: str, budget: Budget, now: Cost, smallest: Cost) -> Feasi
     if not rows:
         raise BudgetError("the budget is empty; give macs=0.5, params=0.5, or both")
     return Feasibility(method, rows)
+
+
+def stage_budgets(budget: Budget, original: Cost, stages: int) -> tuple[Budget, ...]:
+    """Divide the way to a budget among stages: each leaves the same fraction of the one before.
+
+    After stage k of n, original^(1 - k/n) * limit^(k/n) may remain; the last one meets the budget.
+
+    Args:
+        budget: What is asked of the whole run, relative to the original.
+        original: Cost of the original network.
+        stages: How many there are, at least 1.
+
+    Returns:
+        A budget in absolute numbers for each stage.
+    """
+    had = {"params": original.params, "macs": original.macs}
+    result = []
+    for stage in range(1, stages + 1):
+        targets = {
+            name: round(had[name] * (limit / had[name]) ** (stage / stages))
+            for name, limit in budget.limits(original).items()
+        }
+        absolute = {
+            name: Limit(Meaning.ABSOLUTE, float(target), f"{target}")
+            for name, target in targets.items()
+        }
+        result.append(replace(budget, **absolute))
+    return tuple(result)

@@ -11,16 +11,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from lissom.artifacts import ONNX, Artifacts, save
-from lissom.errors import BudgetError, ModelError
-from lissom.export.files import write_files
+from lissom.artifacts import Artifacts, save
+from lissom.errors import BudgetError
 from lissom.extension import Method, ModelView, Proposal
 from lissom.graph.capture import capture
 from lissom.graph.layers import ModelGraph
-from lissom.pipeline.feasibility import Feasibility, feasibility
+from lissom.pipeline.checks import check_data, check_finite, check_teacher
+from lissom.pipeline.feasibility import Feasibility, feasibility, stage_budgets
 from lissom.pipeline.reporting import Run, Side, Stage, report_of
 from lissom.pipeline.settings import Settings
 from lissom.pipeline.workspace import StageFolder, Workspace
@@ -28,11 +27,14 @@ from lissom.plan.budget import Budget
 from lissom.plan.build import apply_values, build
 from lissom.plan.plan import Plan
 from lissom.report.report import Report
+from lissom.sensitivity.cache import fingerprint
 from lissom.task import Data, Task
 from lissom.train.checkpoint import Checkpoint
-from lissom.train.evaluate import evaluate
+from lissom.train.evaluate import evaluate, watched
 from lissom.train.history import History
+from lissom.train.machine import choose_device
 from lissom.train.recover import recover
+from lissom.train.seeding import own_randomness, seed_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,7 @@ class Result:
         Raises:
             LissomError: The folder can't be written to; nothing is left half-written.
         """
-        folder = Path(out)
-        save(folder, Artifacts(self.model, self.plan, self.report, recipe))
-        write_files({folder / ONNX: self.onnx})
+        save(Path(out), Artifacts(self.model, self.plan, self.report, recipe, self.onnx))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,55 +106,67 @@ class Job:
         task: Task,
         settings: Settings,
     ) -> Job:
-        """Check the network and copy it.
+        """Check what can be checked without running the network, and copy it.
 
         Raises:
             ModelError: A value is NaN or infinite.
+            DataError: A set can be read only once.
+            RecipeError: The device is missing.
         """
-        _check_finite(model)
+        check_finite(model)
+        check_data(data)
+        choose_device(settings.recover.device)
         inputs = tuple(part[:1].cpu() for part in example_inputs)
         return cls(copy.deepcopy(model).cpu().eval(), inputs, data, task, settings)
 
-    def preview(self, method: Method, budget: Budget) -> Preview:
-        """Decide, but build and train nothing.
+    def preview(self, methods: Sequence[Method], budget: Budget) -> Preview:
+        """Say what the first method would do, but build and train nothing.
 
         Raises:
             BudgetError: The budget can't be met.
         """
-        graph = self._capture(self.model)
-        view = self._view(self.model, graph)
-        table = self._feasible(method, view, budget)
-        return Preview(table, graph, self._decide(method, view, budget, None))
+        with own_randomness():
+            view = self._view(self.model, self._capture(self.model))
+            table = self._feasible(methods[0], view, budget)
+            target = stage_budgets(budget, view.graph.cost, len(methods))[0]
+            return Preview(table, view.graph, self._decide(methods[0], view, target, None))
 
     def run(self, methods: Sequence[Method], budget: Budget, workspace: Workspace) -> Result:
         """Take every hop and report.
 
         Raises:
-            BudgetError: The budget can't be met.
+            BudgetError: The budget can't be met; said before any work.
         """
-        graph = self._capture(self.model)
-        view = self._view(self.model, graph)
-        table = self._feasible(methods[0], view, budget)
+        with own_randomness():
+            view = self._view(self.model, self._capture(self.model))
+            table = self._feasible(methods[0], view, budget)
+            check_teacher(self.model, self.settings.teacher, self.task, self.example_inputs)
+            with workspace.claimed(self._identity(methods, budget)):
+                return self._carry_out(methods, budget, view, table, workspace)
+
+    def _carry_out(
+        self,
+        methods: Sequence[Method],
+        budget: Budget,
+        view: ModelView,
+        table: Feasibility,
+        workspace: Workspace,
+    ) -> Result:
+        graph = view.graph
         before = self._evaluate("evaluate original", self.model)
         stages: list[Stage] = []
         network, plan = self.model, self.settings.base or Plan.starting_from(self.model)
-        for index, method in enumerate(methods):
-            if index:
-                view = self._view(network, self._capture(network))
-            proposal = self._decide(method, view, budget, workspace.stage(index))
+        for index, target in enumerate(stage_budgets(budget, graph.cost, len(methods))):
+            method, folder = methods[index], workspace.stage(index)
+            proposal = self._decide(method, view, target, folder)
             network, plan = applied(network, proposal), plan + proposal.plan
+            view = self._view(network, self._capture(network))
+            _check_met(method, target, graph, view.graph)
             raw = self._evaluate("evaluate before recovery", network)
-            history = self._recover(network, plan, workspace.stage(index))
+            history = self._recover(network, plan, folder)
             stages.append(Stage(method.name, proposal, raw, history))
-        now = self._capture(network)
-        if not budget.met(graph.cost, now.cost):
-            raise BudgetError(
-                f"the new network was measured at {now.cost.macs:,} MACs and "
-                f"{now.cost.params:,} parameters, above the budget {budget}; this is a defect "
-                "of the method: please report it with the plan"
-            )
         after = self._evaluate("evaluate compressed", network)
-        sides = Side(self.model, graph, before), Side(network, now, after)
+        sides = Side(self.model, graph, before), Side(network, view.graph, after)
         run = Run(self.task, sides, tuple(stages), plan, budget, table, self._facts(methods))
         report, onnx = report_of(run, self.example_inputs, self.settings.latency, self.seconds)
         return Result(network.eval(), plan, report, onnx)
@@ -202,8 +214,8 @@ class Job:
     def _recover(self, network: nn.Module, plan: Plan, stage: StageFolder) -> History:
         settings = self.settings
         teacher = settings.teacher or self.model
-        fingerprint = hashlib.sha256(plan.to_json().encode()).hexdigest()
-        checkpoint = Checkpoint(stage.training, fingerprint)
+        plan_hash = hashlib.sha256(plan.to_json().encode()).hexdigest()
+        checkpoint = Checkpoint(stage.training, plan_hash)
         with self._phase("recover"):
             return recover(
                 network,
@@ -217,7 +229,7 @@ class Job:
     def _evaluate(self, phase: str, model: nn.Module) -> float:
         with self._phase(phase):
             device = self.settings.recover.device
-            value = evaluate(model, self.data.test, self.task, device=device)
+            value = evaluate(model, watched(phase, self.data.test), self.task, device=device)
         self.settings.say(f"{phase}: {self.task.metric.name} {value:.4f}")
         return value
 
@@ -231,8 +243,21 @@ class Job:
             "recover": asdict(self.settings.recover),
         }
 
+    def _identity(self, methods: Sequence[Method], budget: Budget) -> dict[str, Any]:
+        """Give everything that a run must share with the one that it continues."""
+        teacher = self.settings.teacher
+        return {
+            "methods": [method.name for method in methods],
+            "budget": {key: limit["text"] for key, limit in budget.to_dict().items()},
+            "network": fingerprint(self.model, {}),
+            "teacher": None if teacher is None else fingerprint(teacher, {}),
+            **self._facts(methods),
+        }
+
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
+        """Time a phase, and let its random numbers not depend on what ran before it."""
+        seed_all(self.settings.recover.seed)
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
@@ -245,10 +270,11 @@ def applied(model: nn.Module, proposal: Proposal) -> nn.Module:
     return network.eval()
 
 
-def _check_finite(model: nn.Module) -> None:
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ModelError(
-                f"{name}: holds NaN or infinite values, expected a trained network; "
-                "load sound weights"
-            )
+def _check_met(method: Method, target: Budget, original: ModelGraph, now: ModelGraph) -> None:
+    """Refuse, before any training, a network that is larger than what was asked for."""
+    if not target.met(original.cost, now.cost):
+        raise BudgetError(
+            f"the network that {method.name} decided on was measured at {now.cost.macs:,} MACs and "
+            f"{now.cost.params:,} parameters, above the budget {target}; this is a defect of the "
+            "method: please report it with the network and the recipe"
+        )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import difflib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,19 @@ from torch import Tensor, nn
 from lissom.artifacts import PLAN, REPORT, load, load_plan
 from lissom.data.load import load_data
 from lissom.data.options import LoadedData
-from lissom.errors import DataError, RecipeError
+from lissom.errors import DataError, ModelError, RecipeError
 from lissom.extension import Method, find_method
 from lissom.methods.catalog import METHODS, SETTINGS
-from lissom.models.catalog import build_model, preprocessing
+from lissom.methods.hmc import VARIANTS, Hmc
+from lissom.models.catalog import LISSOM_MODELS, build_model, preprocessing
 from lissom.models.outside import build_from_factory, call_factory
 from lissom.models.weights import load_weights
+from lissom.pipeline.checks import check_classes
 from lissom.pipeline.job import Job, Preview, Result
 from lissom.pipeline.settings import Settings
 from lissom.pipeline.workspace import Workspace
 from lissom.plan.plan import Plan, Source
+from lissom.recipe.read import is_factory
 from lissom.recipe.recipe import ModelSection, Recipe
 from lissom.task import Classification, Data
 
@@ -49,20 +52,21 @@ def run_recipe(
         LissomError: Anything that a step refuses; nothing is left half-written.
     """
     check_out(out, resume=resume)
-    workspace = Workspace(out / WORK)
-    workspace.claim(json.loads(recipe.model_dump_json()))
+    workspace = Workspace(out / WORK, recipe.model_dump(mode="json"))
+    workspace.check()
     methods = methods_of(recipe)
     job = job_of(recipe, say)
     result = job.run(methods, recipe.limits, workspace)
     effective = recipe.to_yaml([getattr(method, "settings", None) for method in methods])
     result.save(out, effective)
-    shutil.rmtree(workspace.folder)
+    for leftover in (workspace.folder, *out.glob(".*.partial")):  # the latter of a killed run
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     return result
 
 
 def preview_recipe(recipe: Recipe, say: Callable[[str], None] = print) -> Preview:
     """Decide what a recipe would do, without building, training or writing anything."""
-    return job_of(recipe, say).preview(methods_of(recipe)[0], recipe.limits)
+    return job_of(recipe, say).preview(methods_of(recipe), recipe.limits)
 
 
 def check_out(out: Path, *, resume: bool) -> None:
@@ -76,14 +80,21 @@ def check_out(out: Path, *, resume: bool) -> None:
     content = sorted(path.name for path in out.iterdir()) if out.exists() else []
     if (out / REPORT).exists():
         raise RecipeError(f"{out}: holds a finished run; choose another --out")
-    if content and not resume:
-        hint = "continue it with --resume, or " if WORK in content else ""
-        raise RecipeError(f"{out}: is not empty ({content[0]}, ...); {hint}choose another --out")
+    if WORK in content and not resume:
+        raise RecipeError(
+            f"{out}: is not empty, it holds an interrupted run; continue it with --resume, or "
+            "choose another --out"
+        )
+    if content and WORK not in content:
+        what = "holds no interrupted run, but" if resume else "is not empty, it holds"
+        raise RecipeError(f"{out}: {what} {content[0]}; choose another --out")
 
 
 def job_of(recipe: Recipe, say: Callable[[str], None]) -> Job:
     """Load network, weights, teacher and data of a recipe."""
     model, base = network_of(recipe.model)
+    if recipe.model.weights is None and recipe.model.name.startswith(_LIBRARIES):
+        say(f"note: no weights are given, so {recipe.model.name} starts from random ones")
     loaded = data_of(recipe)
     settings = Settings(
         recover=recipe.train_settings(),
@@ -95,6 +106,7 @@ def job_of(recipe: Recipe, say: Callable[[str], None]) -> Job:
         say=say,
     )
     inputs = inputs_of(recipe.input) if recipe.input else loaded.example_inputs
+    check_classes(model, inputs, len(loaded.classes))
     return Job.start(model, inputs, loaded.data, Classification(), settings)
 
 
@@ -106,20 +118,40 @@ def network_of(section: ModelSection) -> tuple[nn.Module, Plan]:
         WeightsError: The weights are missing, damaged or do not fit.
     """
     name, arguments = section.name, section.arguments
-    folder = Path(name)
-    if not name.startswith(_LIBRARIES) and (folder / PLAN).is_file():
-        plan = load_plan(folder)
-        own = build_from_factory(arguments["factory"]) if "factory" in arguments else None
-        return load(folder, model=own), plan
     if name.startswith(_LIBRARIES):
         model = build_model(name, **arguments)
         base = Plan.starting_from(model, Source(name, tuple(sorted(arguments.items()))))
-    else:
+    elif (Path(name) / PLAN).is_file():
+        model, base = _compressed(Path(name), arguments)
+    elif ":" in name:
         model = build_from_factory(name, **arguments)
         base = Plan.starting_from(model)
+    else:
+        raise ModelError(_unknown_network(name))
     if section.weights is not None:
         load_weights(model, section.weights)
     return model, base
+
+
+def _compressed(folder: Path, arguments: Mapping[str, Any]) -> tuple[nn.Module, Plan]:
+    """Load the network of a run; ``factory`` makes the original of a user's own."""
+    unknown = sorted(arguments.keys() - {"factory"})
+    if unknown:
+        raise RecipeError(
+            f"model.arguments.{unknown[0]}: {folder} is a run, whose network is as it was "
+            "compressed; the only argument is factory (package.module:factory)"
+        )
+    own = build_from_factory(arguments["factory"]) if "factory" in arguments else None
+    return load(folder, model=own), load_plan(folder)
+
+
+def _unknown_network(name: str) -> str:
+    near = difflib.get_close_matches(name, LISSOM_MODELS, n=1)
+    hint = f" (did you mean lissom:{near[0]}?)" if near else ""
+    return (
+        f"model {name!r}: names no network{hint}; expected lissom:NAME, torchvision:NAME, "
+        f"timm:NAME, package.module:factory, or a folder that lissom compress wrote"
+    )
 
 
 def data_of(recipe: Recipe) -> LoadedData:
@@ -129,7 +161,7 @@ def data_of(recipe: Recipe) -> LoadedData:
         DataError: The set is unknown, missing or unreadable, or a factory gave something else.
     """
     name, folder = recipe.data.name, recipe.data.dir
-    if ":" in name:
+    if is_factory(name):
         made: Any = call_factory(name)
         if isinstance(made, Data) and recipe.input:
             made = LoadedData(made, inputs_of(recipe.input), ())
@@ -154,11 +186,14 @@ def inputs_of(shapes: str) -> tuple[Tensor, ...]:
     """
     try:
         sizes = [[int(size) for size in shape.split("x")] for shape in shapes.split(",")]
-        return tuple(torch.zeros(size) for size in sizes)
-    except (ValueError, RuntimeError):
+    except ValueError:
+        sizes = []
+    if not sizes or any(len(shape) < 2 or min(shape) < 1 for shape in sizes):
         raise RecipeError(
-            f"input {shapes!r}: expected sizes with the batch in front, such as 1x3x224x224"
-        ) from None
+            f"input {shapes!r}: expected sizes of at least 1 with the batch in front, such as "
+            "1x3x224x224 (several inputs: separated by commas)"
+        )
+    return tuple(torch.zeros(1, *shape[1:]) for shape in sizes)
 
 
 def methods_of(recipe: Recipe) -> tuple[Method, ...]:
@@ -168,8 +203,9 @@ def methods_of(recipe: Recipe) -> tuple[Method, ...]:
         RecipeError: An unknown method, or an option that it has not got.
     """
     methods: list[Method] = []
+    known = {**METHODS, **dict.fromkeys(VARIANTS, Hmc)}
     for index, stage in enumerate(recipe.stages):
-        cls: Any = find_method(stage.method, METHODS)
+        cls: Any = find_method(stage.method, known)
         settings = SETTINGS.get(stage.method)
         where = f"stages.{index}"
         methods.append(cls(stage.settings(settings, where)) if settings else cls(**stage.options))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from lissom.measure.latency import Conditions, Latency, onnx_latency
 from lissom.pipeline.feasibility import Feasibility
 from lissom.plan.budget import Budget
 from lissom.plan.cost import Cost
+from lissom.plan.decision import Decision
 from lissom.plan.keep_channels import KeepChannels
 from lissom.plan.low_rank import ChannelSVD, Tucker2
 from lissom.plan.plan import Plan
@@ -151,12 +152,10 @@ def layer_rows(run: Run) -> list[LayerRow]:
     original, compressed = run.sides
     proposal = run.stages[0].proposal
     after = _by_original(original.graph, compressed.graph)
-    cut = _cut_tensors(run.plan)
-    ranks = {
-        decision.layer: decision
-        for decision in run.plan.decisions
-        if isinstance(decision, (Tucker2, ChannelSVD))
-    }
+    # The plan may begin with decisions of earlier runs, which made what is the original here.
+    decisions = [one for stage in run.stages for one in stage.proposal.plan.decisions]
+    cut = _cut_layers(decisions)
+    ranks = {one.layer: one for one in decisions if isinstance(one, (Tucker2, ChannelSVD))}
     units = {
         layer: unit["name"]
         for unit in proposal.evidence.get("units", ())
@@ -173,7 +172,7 @@ def layer_rows(run: Run) -> list[LayerRow]:
                 before=_state([spec], None),
                 after=_state(parts, low_rank),
                 unit=units.get(spec.name, ""),
-                group=proposal.labels.get(spec.name, ""),
+                group=proposal.labels.get(spec.name, "") if spec.cost.macs else "",
                 decision=_decision_text(spec, parts, low_rank, cut),
                 sensitivities=proposal.sensitivities.get(spec.name, {}),
             )
@@ -254,15 +253,21 @@ def _decision_text(
     spec: LayerSpec,
     parts: Sequence[LayerSpec],
     low_rank: Tucker2 | ChannelSVD | None,
-    cut: Mapping[str, set[int]],
+    cut: Collection[str],
 ) -> str:
     words = []
     if parts and spec.cost.macs and spec.name in cut:
         before, after = _state([spec], None), _state(parts, None)
-        words.append(f"{before.in_channels}->{before.out_channels} channels to ")
-        words[-1] += f"{after.in_channels}->{after.out_channels}"
+        words += [
+            f"{side} channels {old}→{new}"
+            for side, old, new in (
+                ("input", before.in_channels, after.in_channels),
+                ("output", before.out_channels, after.out_channels),
+            )
+            if old != new
+        ]
     elif spec.name in cut:
-        words.append("follows")
+        words.append("cut with the layers around it")
     if isinstance(low_rank, Tucker2):
         words.append(f"tucker2 {low_rank.rank_in}/{low_rank.rank_out}")
     elif isinstance(low_rank, ChannelSVD):
@@ -270,15 +275,15 @@ def _decision_text(
     return ", ".join(words)
 
 
-def _cut_tensors(plan: Plan) -> dict[str, set[int]]:
-    """Give, per layer, the axes that were cut."""
-    cut: dict[str, set[int]] = {}
-    for decision in plan.decisions:
-        if isinstance(decision, KeepChannels):
-            for axis_cut in decision.cuts:
-                for name, axis in axis_cut.axes:
-                    cut.setdefault(name.rpartition(".")[0], set()).add(axis)
-    return cut
+def _cut_layers(decisions: Iterable[Decision]) -> set[str]:
+    """Name the layers of which a tensor was cut."""
+    return {
+        name.rpartition(".")[0]
+        for decision in decisions
+        if isinstance(decision, KeepChannels)
+        for axis_cut in decision.cuts
+        for name, _ in axis_cut.axes
+    }
 
 
 def _warnings(measured: Cost, predicted: Cost) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +26,77 @@ class Workspace:
     """A folder for a run's intermediate results.
 
     Attributes:
-        folder: Made when it is needed.
+        folder: Made when work starts.
+        identity: What is asked of the run, JSON-ready.
     """
 
     folder: Path
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
     def stage(self, index: int) -> StageFolder:
         """Give the folder of one stage."""
         return StageFolder(self.folder / f"stage{index}")
 
-    def claim(self, run: Mapping[str, Any]) -> None:
-        """Note what the run is, or check that it is the one that was noted.
+    def check(self, facts: Mapping[str, Any] | None = None) -> None:
+        """Refuse to continue a run of which something else was asked.
 
         Args:
-            run: What makes the run, JSON-ready, flat.
+            facts: What else the run depends on, JSON-ready.
 
         Raises:
-            RecipeError: Another run was noted: names the first setting that differs.
+            RecipeError: Names the first setting that differs.
         """
-        path = self.folder / _RUN
-        wanted = json.loads(json.dumps(dict(run)))
-        if not path.exists():
-            write_files({path: json.dumps(wanted, indent=1).encode()})
+        noted = self._noted()
+        if noted is None:
             return
-        noted = json.loads(path.read_text())
-        for key in sorted(noted.keys() | wanted.keys()):
-            if noted.get(key) != wanted.get(key):
+        for key, value in sorted(self._settings(facts or {}).items()):
+            if noted.get(key) != value:
                 raise RecipeError(
                     f"{self.folder}: was started with {key} = {noted.get(key)!r}, now it is "
-                    f"{wanted.get(key)!r}; resume with the same settings, or choose another --out"
+                    f"{value!r}; resume with the same settings, or choose another folder"
                 )
+
+    @contextmanager
+    def claimed(self, facts: Mapping[str, Any]) -> Iterator[None]:
+        """Note what the run is while it works; an error before any result leaves nothing behind.
+
+        Args:
+            facts: What the run depends on besides ``identity``, JSON-ready.
+
+        Raises:
+            RecipeError: As ``check``.
+            LissomError: The folder can't be written to.
+        """
+        self.check(facts)
+        path = self.folder / _RUN
+        made = [place for place in (self.folder, *self.folder.parents) if not place.exists()]
+        try:
+            if not path.exists():
+                write_files({path: json.dumps(self._settings(facts), indent=1).encode()})
+            yield
+        except LissomError:
+            if not any(self.folder.glob("stage*")):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+                    for place in made:
+                        place.rmdir()
+            raise
+
+    def _settings(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(_flat({**facts, **self.identity}))
+
+    def _noted(self) -> Mapping[str, Any] | None:
+        path = self.folder / _RUN
+        if not path.exists():
+            return None
+        try:
+            noted: Any = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise LissomError(
+                f"{path}: can't be read ({error}); choose another folder, or delete this one to "
+                "start anew"
+            ) from None
+        return noted if isinstance(noted, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +145,26 @@ class StageFolder:
             facts = json.loads((self.folder / _FACTS).read_text())
             plan = Plan.from_json((self.folder / _PLAN).read_text())
             values = load_file(self.folder / _VALUES)
-        except (OSError, ValueError, SafetensorError) as error:
+            params, macs = facts["predicted"]
+            curves = {
+                layer: {family: tuple(map(tuple, points)) for family, points in families.items()}
+                for layer, families in facts["sensitivities"].items()
+            }
+            labels, evidence = facts["labels"], facts["evidence"]
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError, LissomError) as error:
             raise LissomError(
                 f"{self.folder}: what was decided can't be read ({error}); "
                 "delete this folder to decide again"
             ) from None
-        params, macs = facts["predicted"]
-        curves = {
-            layer: {family: tuple(map(tuple, points)) for family, points in families.items()}
-            for layer, families in facts["sensitivities"].items()
-        }
-        predicted = Cost(params, macs, 32 * params)
-        return Proposal(plan, values, predicted, facts["labels"], curves, facts["evidence"])
+        return Proposal(plan, values, Cost(params, macs, 32 * params), labels, curves, evidence)
+
+
+def _flat(values: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted places and what stands there, as JSON would give it back."""
+    if isinstance(values, Mapping) and values:
+        for key, value in values.items():
+            yield from _flat(value, f"{place}.{key}" if place else str(key))
+    elif isinstance(values, (list, tuple)) and any(isinstance(v, Mapping) for v in values):
+        yield from _flat({str(index): value for index, value in enumerate(values)}, place)
+    else:
+        yield place, json.loads(json.dumps(values))

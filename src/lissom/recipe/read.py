@@ -140,7 +140,7 @@ def _step_into(spot: Any, part: str, place: str) -> Any:
         # ``model: lissom:resnet20`` is short for ``model: {name: ...}``.
         inner = {"method" if place.startswith("stages") else "name": inner}
     if inner is None:
-        inner = {}
+        inner = ["hmc"] if place == "stages" else {}  # what a recipe without stages stands for
     if not isinstance(inner, (dict, list)):
         raise RecipeError(f"{place}: holds {inner!r}, which has no parts to set")
     spot[key] = inner

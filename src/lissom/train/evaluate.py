@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from lissom.errors import DataError
+from lissom.progress import meter
 from lissom.task import Task
 from lissom.train.machine import autocast, choose_device, choose_precision, lent, moved
 
@@ -48,3 +49,21 @@ def evaluate(
     if count == 0:
         raise DataError("the set to evaluate on is empty; expected at least one batch")
     return total / count
+
+
+def watched(description: str, batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield the batches under a progress bar, if they know how many they are.
+
+    Args:
+        description: What the bar says.
+        batches: The set.
+    """
+    try:
+        total = len(batches)  # type: ignore[arg-type]  # a set need not have a length
+    except TypeError:
+        yield from batches
+        return
+    with meter(description, total) as bar:
+        for batch in batches:
+            yield batch
+            bar.advance()

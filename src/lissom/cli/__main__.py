@@ -1,0 +1,5 @@
+"""``python -m lissom.cli``."""
+
+from lissom.cli import main
+
+main()

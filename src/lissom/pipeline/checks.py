@@ -1,0 +1,117 @@
+"""What is checked before the work starts, so that it does not fail hours later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from lissom.errors import DataError, LissomError, ModelError, RecipeError
+from lissom.task import Data, Task
+
+
+def check_finite(model: nn.Module) -> None:
+    """Refuse a network that holds NaN.
+
+    Raises:
+        ModelError: Names the first tensor with a NaN or infinite value.
+    """
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(
+                f"{name}: holds NaN or infinite values, expected a trained network; "
+                "load sound weights"
+            )
+
+
+def check_data(data: Data) -> None:
+    """Refuse sets that are used up by one reading: every set is read several times.
+
+    Raises:
+        DataError: A set is an iterator.
+    """
+    for field in fields(data):
+        given = getattr(data, field.name)
+        if isinstance(given, Iterator):
+            raise DataError(
+                f"data.{field.name}: a {type(given).__name__} gives its batches only once, and "
+                "every set is read several times; pass a DataLoader or a list"
+            )
+
+
+def check_classes(model: nn.Module, inputs: tuple[Tensor, ...], classes: int) -> None:
+    """Refuse a classifier with fewer outputs than the data set has classes.
+
+    Args:
+        model: The network.
+        inputs: Example inputs.
+        classes: How many classes the set has; 0 where it is not known.
+
+    Raises:
+        DataError: Names both numbers.
+    """
+    try:
+        outputs = _outputs(model, inputs)
+    except Exception:  # capture says what keeps the network from running
+        return
+    if isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] < classes:
+        raise DataError(
+            f"the data set has {classes} classes, the network has {outputs.shape[1]} outputs; "
+            "choose a network for these data (its constructor's arguments: --set "
+            f"model.arguments.classes={classes}, num_classes={classes} outside lissom)"
+        )
+
+
+def check_teacher(
+    model: nn.Module, teacher: nn.Module | None, task: Task, inputs: tuple[Tensor, ...]
+) -> None:
+    """Refuse a teacher whose outputs can't be compared with the network's.
+
+    Args:
+        model: The network.
+        teacher: What it is to learn from; None: itself.
+        task: Measures the distance.
+        inputs: Example inputs.
+
+    Raises:
+        RecipeError: The outputs have other shapes, or the teacher does not take these inputs.
+    """
+    if teacher is None:
+        return
+    try:
+        ours, theirs = _outputs(model, inputs), _outputs(teacher, inputs)
+        if _shapes(ours) == _shapes(theirs):
+            task.distance(ours, theirs)
+            return
+    except LissomError:
+        raise
+    except Exception as error:  # a user's network and task may raise anything
+        reason = str(error).partition("\n")[0]
+        raise RecipeError(
+            f"teacher: can't be run beside the network ({reason}); expected one that takes the "
+            "same inputs and gives the same outputs"
+        ) from error
+    raise RecipeError(
+        f"teacher: gives outputs of shape {_shapes(theirs)}, the network {_shapes(ours)}; "
+        "expected the same (the same classes): choose another teacher"
+    )
+
+
+def _outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    device = next(iter(model.parameters()), inputs[0]).device
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            return model.eval()(*(part.to(device) for part in inputs))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _shapes(outputs: Any) -> str:
+    shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves(outputs) if hasattr(leaf, "shape")]
+    return ", ".join(map(str, shapes))
