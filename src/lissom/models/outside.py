@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import sys
 from types import ModuleType
 from typing import Any
@@ -63,7 +64,7 @@ def call_factory(spec: str, **arguments: Any) -> object:
     """Import what ``package.module:factory`` names and call it.
 
     Raises:
-        ModelError: Malformed, not importable, or not callable.
+        ModelError: Malformed, not importable, not callable, or not with these arguments.
     """
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
@@ -77,6 +78,14 @@ def call_factory(spec: str, **arguments: Any) -> object:
         ) from error
     if not callable(factory):
         raise ModelError(f"{spec} is a {type(factory).__name__}, expected a callable")
+    try:
+        inspect.signature(factory).bind(**arguments)
+    except TypeError as error:
+        raise ModelError(
+            f"{spec}: can't be built with the arguments {arguments}: {error}"
+        ) from error
+    except ValueError:  # a callable in C tells no signature; calling it will do
+        pass
     return factory(**arguments)
 
 

@@ -128,6 +128,7 @@ class Job:
         with own_randomness():
             view = self._view(self.model, self._capture(self.model))
             table = self._feasible(methods[0], view, budget)
+            check_teacher(self.model, self.settings.teacher, self.task, self.example_inputs)
             target = stage_budgets(budget, view.graph.cost, len(methods))[0]
             return Preview(table, view.graph, self._decide(methods[0], view, target, None))
 

@@ -14,11 +14,10 @@ from lissom.report import figures
 from lissom.report.terminal import plain_table
 
 
-def layout(feasible: str, graph: ModelGraph, proposal: Proposal) -> RenderableType:
+def layout(graph: ModelGraph, proposal: Proposal) -> RenderableType:
     """Give what rich prints.
 
     Args:
-        feasible: The feasibility table.
         graph: The original network.
         proposal: What the method decided.
     """
@@ -31,8 +30,7 @@ def layout(feasible: str, graph: ModelGraph, proposal: Proposal) -> RenderableTy
     kinds = Counter(decision.kind for decision in proposal.plan.decisions)
     planned = ", ".join(f"{number} {kind}" for kind, number in kinds.items()) or "nothing"
     return Group(
-        Text(feasible),
-        Text("\nGroups", style="bold"),
+        Text("Groups", style="bold"),
         table,
         Text(f"\nDecisions: {planned}."),
         Text(f"Predicted, not measured: {_both(graph.cost, proposal.predicted)}."),

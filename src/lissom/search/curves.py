@@ -20,10 +20,18 @@ class HarmCurve:
 
     @classmethod
     def through(cls, points: Iterable[tuple[float, float]]) -> HarmCurve:
-        """Sort the points and pool neighbours that decrease (isotonic regression)."""
+        """Sort the points and pool neighbours that decrease (isotonic regression).
+
+        Args:
+            points: (removed fraction, harm) pairs, harms not negative; of several at the same
+                fraction the mean counts.
+        """
+        at: dict[float, list[float]] = {}
+        for removed, harm in points:
+            at.setdefault(removed, []).append(harm)
         pools: list[tuple[float, list[float]]] = []  # (mean harm, fractions)
-        for removed, harm in sorted(points):
-            mean, members = harm, [removed]
+        for removed in sorted(at):
+            mean, members = sum(at[removed]) / len(at[removed]), [removed]
             while pools and pools[-1][0] > mean:
                 other, others = pools.pop()
                 count = len(others) + len(members)

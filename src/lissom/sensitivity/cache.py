@@ -42,10 +42,7 @@ class HarmCache:
         self._path = None if folder is None else folder / f"harms-{key}.json"
         self.harms: dict[str, list[float]] = {}
         if self._path is not None and self._path.exists():
-            try:
-                self.harms = json.loads(self._path.read_text())
-            except ValueError:  # a file cut short costs a new measurement, not the run
-                self.harms = {}
+            self.harms = _read(self._path)
 
     def save(self) -> None:
         """Write to disk, whole or not at all."""
@@ -55,6 +52,21 @@ class HarmCache:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(json.dumps(self.harms))
         os.replace(temporary, self._path)  # noqa: PTH105  (atomic on one file system)
+
+
+def _read(path: Path) -> dict[str, list[float]]:
+    """Give what a file holds; a damaged one costs a new measurement, not the run."""
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {key: values for key, values in found.items() if _are_harms(values)}
+
+
+def _are_harms(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, float) for value in values)
 
 
 def _bytes(tensor: Tensor) -> bytes:

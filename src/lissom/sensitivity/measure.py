@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lissom.errors import DataError
+from lissom.errors import DataError, ModelError
 from lissom.graph.replay import Replay
 from lissom.progress import meter
 from lissom.sensitivity.cache import HarmCache, content_hash, fingerprint
@@ -97,10 +97,11 @@ def measure(
 
     Raises:
         DataError: There is no batch.
+        ModelError: A distance is not finite.
     """
     chosen = _take(batches, task, images)
     size = chosen[0][0].shape[0]
-    facts = {"batch": size, "batches": len(chosen), "inputs": _inputs_hash(chosen)}
+    facts = {"batch": size, "inputs": _inputs_hash(chosen), "task": _task_name(task)}
     store = HarmCache(cache, fingerprint(model, facts))
     keys = [candidate.key for candidate in candidates]
     replay: Replay | None = None
@@ -118,7 +119,8 @@ def measure(
                 outputs, share = _outputs(candidates[i], replay, inputs)
                 forwards += 1
                 forwards_run += share
-                store.harms.setdefault(keys[i], []).append(float(task.distance(outputs, reference)))
+                harm = _harm(task, outputs, reference, candidates[i])
+                store.harms.setdefault(keys[i], []).append(harm)
                 bar.advance(1, candidates[i].unit)
             store.save()
     return _summary([store.harms[key][: len(chosen)] for key in keys], size, forwards, forwards_run)
@@ -128,6 +130,21 @@ def _outputs(candidate: Candidate, replay: Replay, inputs: tuple[Tensor, ...]) -
     if candidate.rebuild is not None:
         return candidate.rebuild()(*inputs), 1.0
     return replay.run(candidate.overrides), replay.affected(candidate.overrides)
+
+
+def _harm(task: Task, outputs: Any, reference: Any, candidate: Candidate) -> float:
+    harm = float(task.distance(outputs, reference))
+    if not math.isfinite(harm):
+        raise ModelError(
+            f"{candidate.unit}: with {candidate.removed:.0%} removed ({candidate.family}) the "
+            f"distance to the original's outputs is {harm}, expected a finite number; check the "
+            f"calibration data and {type(task).__name__}.distance, or add the layer to `ignore`"
+        )
+    return harm
+
+
+def _task_name(task: Task) -> str:
+    return f"{type(task).__module__}.{type(task).__qualname__}"
 
 
 def _take(batches: Iterable[Any], task: Task, images: int) -> list[tuple[Tensor, ...]]:

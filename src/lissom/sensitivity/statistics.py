@@ -32,13 +32,16 @@ def input_covariances(
 
     Returns:
         Per layer a float32 matrix: (S k k, S k k) over unfolded patches in ``F.unfold`` order, or
-        (S, S) over channels where S k k exceeds ``PATCH_LIMIT``; padding counts as the zeros that
-        the layer sees.
+        (S, S) over channels where S k k exceeds ``PATCH_LIMIT``. Patches see the padding as the
+        layer does; the fallback over channels reads the inputs without it.
 
     Raises:
         DataError: There is no batch.
         ModelError: A named layer never ran, or its inputs are not finite.
     """
+    names = list(layers)
+    if not names:
+        return {}
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
@@ -53,7 +56,7 @@ def input_covariances(
         named[name].register_forward_pre_hook(
             lambda module, inputs, name=name: observe(name, module, inputs)
         )
-        for name in layers
+        for name in names
     ]
     try:
         seen = _run(model, batches, task, images)
@@ -62,16 +65,7 @@ def input_covariances(
             hook.remove()
     if seen == 0:
         raise DataError("the calibration set gave no batch; statistics need some hundred samples")
-    return _normalised(list(layers), sums, counts)
-
-
-def channel_covariance(covariance: Tensor, channels: int) -> Tensor:
-    """Reduce a patch-level covariance to (S, S): the mean over kernel positions."""
-    if covariance.shape[0] == channels:
-        return covariance
-    positions = covariance.shape[0] // channels
-    blocks = covariance.reshape(channels, positions, channels, positions)
-    return torch.einsum("apbp->ab", blocks) / positions
+    return _normalised(names, sums, counts)
 
 
 def _run(model: nn.Module, batches: Iterable[Any], task: Task, images: int) -> int:
@@ -116,9 +110,8 @@ def _samples(module: nn.Module, inputs: Tensor) -> Tensor:
     if inputs.dim() == 3:
         inputs = inputs.unsqueeze(0)
     width = inputs.shape[1] * module.kernel_size[0] * module.kernel_size[1]
-    if width > PATCH_LIMIT or module.kernel_size == (1, 1):
-        return _channel_samples(module, inputs)
-    return _patches(module, inputs).reshape(-1, width)
+    rows = _channels(inputs) if width > PATCH_LIMIT else _patches(module, inputs)
+    return rows.flatten(0, 1)
 
 
 def _patches(module: nn.Conv2d, inputs: Tensor) -> Tensor:
@@ -145,11 +138,10 @@ def _padded(module: nn.Conv2d, inputs: Tensor) -> Tensor:
     return F.pad(inputs, sides, mode=mode)
 
 
-def _channel_samples(module: nn.Conv2d, inputs: Tensor) -> Tensor:
-    stride = module.stride if module.kernel_size == (1, 1) else (1, 1)
-    seen = inputs[:, :, :: stride[0], :: stride[1]].flatten(2)
-    seen = seen[:, :, _chosen(seen.shape[2], seen.device)]
-    return seen.transpose(1, 2).reshape(-1, inputs.shape[1])
+def _channels(inputs: Tensor) -> Tensor:
+    """Give chosen positions, (batch, positions, S)."""
+    seen = inputs.flatten(2)
+    return seen[:, :, _chosen(seen.shape[2], seen.device)].transpose(1, 2)
 
 
 def _chosen(positions: int, device: torch.device) -> Tensor:
