@@ -53,7 +53,7 @@ def refused(arguments: list[str], out: Path, capsys: pytest.CaptureFixture[str])
         (["--budget", "latency=2ms"], "a limit on latency is not offered yet"),
         (["--budget", "macs=0.001"], "the smallest that hmc can reach is "),
         (["--method", "hcm"], "method: 'hcm' is not known; choose one of ahc, hmc, nahc"),
-        (["--ignore", "conv9"], "ignore: 'conv9' is not a layer of the network; `lissom inspec"),
+        (["--ignore", "conv9"], "ignore: 'conv9' is not a layer of the network; "),
         (["--device", "nowhere"], "device='nowhere': not available here"),
         (["--teacher", "lissom:resnet20"], "teacher: can't be run beside the network"),
         (["--set", "teacher.name=lissom:digits_resnet", "--set", "teacher.arguments.classes=12"],

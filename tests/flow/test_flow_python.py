@@ -164,7 +164,8 @@ def test_bad_arguments_are_explained(model: Own) -> None:
     cases: list[tuple[type[LissomError], str, dict[str, Any]]] = [
         (DataError, "data.held_out: a .* gives its batches only once", {"data": once}),
         (DataError, "set to evaluate on is empty", {"data": empty}),
-        (RecipeError, "teacher: gives outputs of shape", {"settings": settings(teacher=Own().out)}),
+        (RecipeError, "teacher: gives outputs", {"settings": settings(teacher=Blind())}),
+        (RecipeError, "teacher: can.t be run", {"settings": settings(teacher=Own().out)}),
         (RecipeError, "method: none is given", {"method": []}),
         (RecipeError, "method: 'hcm' is not known", {"method": "hcm"}),
         (RecipeError, "ignore: 'fist' is not a layer", {"settings": settings(ignore=("fist",))}),

@@ -4,7 +4,7 @@ from torch import nn
 
 from lissom.errors import DataError
 from lissom.task import Classification
-from lissom.train.evaluate import evaluate
+from lissom.train.evaluate import evaluate, watched
 
 
 def test_weighs_samples_not_batches():
@@ -43,3 +43,8 @@ def test_precision_is_an_option(data):
 def test_an_empty_set_is_an_error():
     with pytest.raises(DataError, match="empty; expected at least one batch"):
         evaluate(nn.Identity(), [], Classification())
+
+
+def test_watched_batches_are_the_batches() -> None:
+    assert list(watched("evaluate", [1, 2])) == [1, 2]
+    assert list(watched("evaluate", (number for number in (3, 4)))) == [3, 4]
