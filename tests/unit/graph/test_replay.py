@@ -113,3 +113,23 @@ def test_wrong_use_is_refused(model):
         replay.run({"nothing": X})
     with pytest.raises(ValueError, match=r"a.weight has shape \(6, 8, 3, 3\), got \(1,\)"):
         replay.run({"a.weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("name", ["stem.weight", "norm.running_mean", "a.weight", "head.weight"])
+def test_the_comparison_sees_a_node_that_was_wrongly_not_run_again(model, name, monkeypatch):
+    """Leave out each operator that an override reaches: the outputs differ every time."""
+    overrides = {name: model.state_dict()[name] * 1.5 + 0.1}
+    expected = reference(model, overrides)
+    complete = Replay._downstream
+    replay = Replay(model, (X,))
+    replay.record((X,))
+    reached = len(complete(replay, frozenset([replay._tensor_nodes[name]])))
+    assert reached
+    for left_out in range(reached):
+
+        def short(self, roots, left_out=left_out):
+            nodes = complete(self, roots)
+            return nodes[:left_out] + nodes[left_out + 1 :]
+
+        monkeypatch.setattr(Replay, "_downstream", short)
+        assert not torch.equal(replay.run(overrides), expected), left_out
