@@ -56,7 +56,7 @@ class Proposal:
         values: State-dict entries of the new network that are not slices of the old one's.
         predicted: Cost that the new network should have.
         labels: Per layer the group that it was put in (``prune``, ``decompose``, ``both``,
-            ``keep``).
+            ``keep``), or "" for a layer without a choice of its own.
         sensitivities: Per layer and family the measured (removed fraction, harm) points.
         evidence: Anything else for the report, JSON-ready.
     """

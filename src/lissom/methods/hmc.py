@@ -5,16 +5,18 @@ Re-implementation from the abstract of Yang, Yu, Yang, Nie, Wang, PLOS ONE 18(10
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lissom.errors import BudgetError, RecipeError
 from lissom.extension import ModelView, Proposal
+from lissom.graph.layers import ModelGraph
 from lissom.methods.grouping import Curves, Rule, differences, labels_of, threshold
 from lissom.methods.importance import cuts_of, importances
 from lissom.methods.menu import FAMILIES
 from lissom.methods.probes import Probing, Sensitivities
-from lissom.methods.space import BOTH, KEEP, Item, Menu, menu_of
+from lissom.methods.relax import relaxed
+from lissom.methods.space import KEEP, Item, Menu, menu_of
 from lissom.methods.units import Unit, units_of
 from lissom.methods.weights import WeightMath, plain_layers
 from lissom.plan.budget import Budget
@@ -44,7 +46,8 @@ class HmcSettings:
         tau: Half width of the group ``both`` in nats of log harm; -1: a quarter of the median
             difference.
         keep_above: Units that harm more per MAC than this many times the median unit are kept.
-        rounds: How often the groups are formed again at the removed fractions that were solved for.
+        rounds: How often the groups are formed: first at ``fractions``, then again at the removed
+            fractions that were solved for.
         whiten: Factorize against the input covariance (least output error) rather than the weight.
         rebuild: Rebuild what remains of a consumer's weight after its inputs are cut, in closed
             form.
@@ -125,12 +128,11 @@ class Hmc:
         solution = self._solve(menu, sensitivities, budget.limits(view.graph.cost))
         configuration = menu.configuration(solution.items, solution.choice)
         decisions, values = weights.realise(configuration)
-        labels = {layer: solution.labels[unit.name] for unit in units for layer in unit.members}
         return Proposal(
             plan=Plan(decisions),
             values=values,
             predicted=pricer.price(configuration),
-            labels={layer.name: labels.get(layer.name, KEEP) for layer in view.graph.layers},
+            labels=_layer_labels(view.graph, units, solution.labels),
             sensitivities=sensitivities.by_layer(units),
             evidence=_evidence(settings, solution, sensitivities, units),
         )
@@ -179,7 +181,7 @@ class Hmc:
         labels = labels_of(menu.units, difference, harm, rule)
         tau = threshold(difference, rule)
         harm_of = _harm_of(menu, sensitivities)
-        for wider in _relaxed(menu, labels, difference, self.settings.variant):
+        for wider in relaxed(menu, labels, difference, rule.variant, tuple(limits)):
             items = menu.items(wider)
             choice = solve(menu.problem(items, harm_of, limits))
             if choice is not None:
@@ -198,30 +200,13 @@ class Hmc:
         return Rule(settings.variant, tau, settings.keep_above)
 
 
-def _relaxed(
-    menu: Menu, labels: Mapping[str, str], difference: Mapping[str, float], variant: str
-) -> list[dict[str, str]]:
-    """Give the labels, then ever wider ones, for budgets that the labels alone can't reach.
-
-    First nothing is kept; then the units with the smallest |d|, where the choice matters least, go
-    to ``both`` (or, in ``nahc``, to the family that removes more).
-    """
-    attempts = [dict(labels)]
-    unkept = dict(labels)
-    for unit in menu.units:
-        if unkept[unit.name] == KEEP and unit.families:
-            favourite = "prune" if difference.get(unit.name, 0.0) > 0 else "decompose"
-            unkept[unit.name] = favourite if favourite in unit.families else unit.families[0]
-    attempts.append(unkept)
-    order = sorted(difference, key=lambda name: abs(difference[name]))
-    units = {unit.name: unit for unit in menu.units}
-    for share in (0.25, 0.5, 0.75, 1.0):
-        wider = dict(unkept)
-        for name in order[: round(share * len(order))]:
-            exclusive = variant == "nahc"
-            wider[name] = menu.stronger(units[name], "macs", wider) if exclusive else BOTH
-        attempts.append(wider)
-    return attempts
+def _layer_labels(
+    graph: ModelGraph, units: Sequence[Unit], labels: Mapping[str, str]
+) -> dict[str, str]:
+    """Give each layer its unit's label; "" to layers that only follow others (norms, say)."""
+    mine = {layer: labels[unit.name] for unit in units for layer in unit.members}
+    alone = {layer.name: KEEP if layer.cost.macs else "" for layer in graph.layers}
+    return {name: mine.get(name, label) for name, label in alone.items()}
 
 
 def _harm_of(menu: Menu, sensitivities: Sensitivities) -> Callable[[Item, int], float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from torch import Tensor, nn
 
@@ -154,6 +155,7 @@ class Probing:
         def prune_harm(unit: Unit, kept: tuple[int, ...]) -> float:
             return curves[unit.name]["prune"](self._removed_by(unit, kept))
 
+        @cache  # factorizing is what the search would otherwise spend its time on
         def rank_harm(layer: str, option: RankOption) -> float:
             low_rank = resolve(option, self.pricer.shapes[layer], self.view.round_to)
             if low_rank is None:
@@ -203,7 +205,7 @@ class Probing:
     def _built(self, configuration: Configuration) -> nn.Module:
         decisions, values = self.weights.realise(configuration)
         model = build(self.view.model, Plan(decisions))
-        apply_values(model, values)
+        apply_values(model, {**model.state_dict(), **values})
         return model.eval()
 
     def _rank_probe(self, unit: Unit, layer: str, x: float) -> Probe | None:

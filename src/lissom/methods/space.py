@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 from lissom.methods.menu import RankOption, rank_options, resolve, with_channels
 from lissom.methods.units import Unit
@@ -105,11 +104,7 @@ class Menu:
             (0.0, *(harm(item, index) for index in range(len(item.options)))) for item in items
         ]
 
-        @cache
-        def price(choice: Choice) -> tuple[float, ...]:
-            cost = self.pricer.price(self.configuration(items, choice))
-            return tuple(float(getattr(cost, quantity)) for quantity in limits)
-
+        price = _ChoicePrice(self, items, tuple(limits))
         return Problem(harms, price, tuple(float(limit) for limit in limits.values()))
 
     def smallest(self, variant: str) -> Cost:
@@ -118,16 +113,19 @@ class Menu:
         For ``nahc``, where a unit is either pruned or decomposed, each unit takes what leaves less
         while all others are at their smallest.
         """
+        params, macs = (
+            getattr(self._extreme(self.strongest(variant, quantity)), quantity)
+            for quantity in ("params", "macs")
+        )
+        return Cost(params, macs, 32 * params)
+
+    def strongest(self, variant: str, quantity: str) -> dict[str, str]:
+        """Give the labels under which the least of a quantity can be left."""
         labels = dict.fromkeys((unit.name for unit in self.units), BOTH)
-        if variant != "nahc":
-            return self._extreme(labels)
-        reached = []
-        for quantity in ("params", "macs"):
+        if variant == "nahc":
             for unit in self.units:
                 labels[unit.name] = self.stronger(unit, quantity, labels)
-            reached.append(getattr(self._extreme(labels), quantity))
-        params, macs = reached
-        return Cost(params, macs, 32 * params)
+        return labels
 
     def stronger(self, unit: Unit, quantity: str, labels: Mapping[str, str]) -> str:
         """Name the family that can leave less of a quantity when all else is at its smallest."""
@@ -140,6 +138,40 @@ class Menu:
     def _extreme(self, labels: Mapping[str, str]) -> Cost:
         items = self.items(labels)
         return self.pricer.price(self.configuration(items, tuple(len(i.options) for i in items)))
+
+
+class _ChoicePrice:
+    """Prices choices layer by layer: what a layer costs depends on the few items that touch it."""
+
+    def __init__(self, menu: Menu, items: Sequence[Item], quantities: Sequence[str]) -> None:
+        self._menu, self._items, self._quantities = menu, items, quantities
+        self._places: dict[str, list[int]] = {}
+        for place, item in enumerate(items):
+            for layer in [item.layer] if item.layer else menu.pricer.touched(item.unit):
+                self._places.setdefault(layer, []).append(place)
+        plain = menu.pricer.by_layer(Configuration())
+        untouched = [cost for layer, cost in plain.items() if layer not in self._places]
+        self._rest = self._figures(sum(untouched, Cost()))
+        self._known: dict[str, dict[Choice, tuple[float, ...]]] = {n: {} for n in self._places}
+
+    def __call__(self, choice: Choice) -> tuple[float, ...]:
+        total = list(self._rest)
+        for layer, places in self._places.items():
+            own = tuple([choice[place] for place in places])
+            figures = self._known[layer].get(own)
+            if figures is None:
+                figures = self._known[layer][own] = self._price(layer, own)
+            for index, figure in enumerate(figures):
+                total[index] += figure
+        return tuple(total)
+
+    def _price(self, layer: str, choice: Choice) -> tuple[float, ...]:
+        items = [self._items[place] for place in self._places[layer]]
+        configuration = self._menu.configuration(items, choice)
+        return self._figures(self._menu.pricer.layer(layer, configuration))
+
+    def _figures(self, cost: Cost) -> tuple[float, ...]:
+        return tuple(float(getattr(cost, quantity)) for quantity in self._quantities)
 
 
 def menu_of(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import difflib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from lissom.errors import RecipeError
@@ -48,13 +49,7 @@ def units_of(graph: ModelGraph, ignore: Collection[str]) -> tuple[Unit, ...]:
     Raises:
         RecipeError: ``ignore`` names a layer that the network has not got.
     """
-    names = {layer.name for layer in graph.layers}
-    for layer in ignore:
-        if layer not in names:
-            raise RecipeError(
-                f"ignore: {layer!r} is not a layer of the network; "
-                f"`lissom inspect` lists them ({', '.join(sorted(names)[:3])}, ...)"
-            )
+    _check_names(ignore, [layer.name for layer in graph.layers])
     offered = decomposable_layers(graph) - set(ignore)
     units = []
     placed: set[str] = set()
@@ -70,3 +65,13 @@ def units_of(graph: ModelGraph, ignore: Collection[str]) -> tuple[Unit, ...]:
             units.append(Unit(spec.name, None, (spec.name,), spec.cost))
     order = {layer.name: index for index, layer in enumerate(graph.layers)}
     return tuple(sorted(units, key=lambda unit: order[unit.name]))
+
+
+def _check_names(ignore: Collection[str], names: Sequence[str]) -> None:
+    for layer in sorted(set(ignore) - set(names)):
+        near = difflib.get_close_matches(layer, names, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise RecipeError(
+            f"ignore: {layer!r} is not a layer of the network; {hint}`lissom inspect` "
+            "lists them all"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -130,8 +131,9 @@ class WeightMath:
         for layer, low_rank in configuration.low_rank.items():
             name = f"{layer}.weight"
             weight = values.pop(name, None)
-            if weight is None:
+            if weight is None:  # not rebuilt: merely sliced
                 weight = _select(self.weight(layer), 0, outputs.get(name))
+                weight = _select(weight, 1, inputs.get(name))
             parts = self.factors(layer, low_rank, weight, inputs.get(name))
             values.update({f"{layer}.{child}": part for child, part in parts.items()})
             bias = self.model.get_submodule(layer).bias
@@ -223,12 +225,17 @@ class WeightMath:
 
 
 def plain_layers(model: nn.Module, graph: ModelGraph) -> list[str]:
-    """Name the layers whose output is their weight times their input: exactly Conv2d or Linear."""
+    """Name the layers whose output is their weight times their input: exactly Conv2d or Linear.
+
+    A weight that several layers share is left out: it can't be fitted to the inputs of one.
+    """
+    holders = Counter(id(p) for module in model.modules() for p in module._parameters.values())
     names = []
     for layer in graph.layers:
         module = model.get_submodule(layer.name) if layer.name else model
         plain = type(module) in (nn.Conv2d, nn.Linear) and layer.calls > 0
-        if plain and "weight" in module._parameters and getattr(module, "groups", 1) == 1:
+        weight = module._parameters.get("weight")
+        if plain and holders[id(weight)] == 1 and getattr(module, "groups", 1) == 1:
             names.append(layer.name)
     return names
 

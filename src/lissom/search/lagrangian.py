@@ -19,7 +19,8 @@ class Problem:
     """What is to be solved.
 
     Attributes:
-        harms: Per item the harm of each option; option 0 leaves the item as it is and harms 0.
+        harms: Per item the harm of each option, mild ones first; option 0 leaves the item as it is
+            and harms 0.
         price: Gives what a whole choice costs, one number per limit. Pruning one layer makes the
             next cheaper, so prices are asked for choices, never added up.
         limits: What must not be exceeded, in the same units.
@@ -57,15 +58,19 @@ def solve(problem: Problem) -> Choice | None:
     start: Choice = (0,) * len(problem.harms)
     if problem.fits(start):
         return start
-    best: Choice | None = None
+    end = tuple(len(harms) - 1 for harms in problem.harms)
+    best = fill(problem, end) if problem.fits(end) else None
     current = start
     for _ in range(_ROUNDS):
         found = _with_costs(problem, _marginal_costs(problem, current))
+        if found is None and current == start:
+            # Where much must go, prices around the untouched network mislead; those around the
+            # strongest options show what is left to save there.
+            found = _with_costs(problem, _marginal_costs(problem, end))
         if found is None:
             break
         found = fill(problem, found)
-        if best is None or problem.harm(found) < problem.harm(best):
-            best = found
+        best = _milder(problem, best, found)
         if found == current:
             break
         current = found
@@ -99,10 +104,8 @@ def _with_costs(problem: Problem, costs: Sequence[Sequence[tuple[float, ...]]]) 
     best: Choice | None = None
     for _ in range(_REWEIGHTS if len(weights) > 1 else 1):
         choice = _bisect(problem, costs, weights)
-        if choice is None:
-            return best
-        if best is None or problem.harm(choice) < problem.harm(best):
-            best = choice
+        if problem.fits(choice):
+            best = _milder(problem, best, choice)
         # The limit that binds gets more weight, one with slack gets less.
         used = [p / limit for p, limit in zip(problem.price(choice), problem.limits, strict=True)]
         weights = [w * math.exp(8 * (u - max(used))) for w, u in zip(weights, used, strict=True)]
@@ -111,7 +114,8 @@ def _with_costs(problem: Problem, costs: Sequence[Sequence[tuple[float, ...]]]) 
 
 def _bisect(
     problem: Problem, costs: Sequence[Sequence[tuple[float, ...]]], weights: Sequence[float]
-) -> Choice | None:
+) -> Choice:
+    """Give the mildest choice that fits or, where none does, the cheapest."""
     scaled = [
         [
             sum(w * c / limit for w, c, limit in zip(weights, cost, problem.limits, strict=True))
@@ -129,7 +133,7 @@ def _bisect(
     low, high = -12.0, 12.0  # of log10 nu: harm per whole budget
     best = choose(10.0**high)
     if not problem.fits(best):
-        return None
+        return best
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         choice = choose(10.0**middle)
@@ -146,6 +150,10 @@ def _marginal_costs(problem: Problem, around: Choice) -> list[list[tuple[float, 
         [problem.price(_replaced(around, item, option)) for option in range(len(harms))]
         for item, harms in enumerate(problem.harms)
     ]
+
+
+def _milder(problem: Problem, one: Choice | None, other: Choice) -> Choice:
+    return other if one is None or problem.harm(other) < problem.harm(one) else one
 
 
 def _replaced(choice: Choice, item: int, option: int) -> Choice:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from torch import nn
 from lissom.graph.layers import ChannelGroup, LayerSpec, Member, ModelGraph, Role
 from lissom.plan.cost import Cost
 from lissom.plan.predict import LayerShape, channel_svd_cost, tucker2_cost
+
+Cuts = tuple[tuple[str, tuple[int, ...]], ...]  # groups and their kept channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,37 +92,35 @@ class Pricer:
 
     def price(self, configuration: Configuration) -> Cost:
         """Give the cost of the whole network under ``configuration``."""
-        layers = self.by_layer(configuration)
-        return sum(layers.values(), Cost())
+        return sum(self.by_layer(configuration).values(), Cost())
 
     def by_layer(self, configuration: Configuration) -> dict[str, Cost]:
         """Give the cost of each layer under ``configuration``."""
-        masks = {
-            name: self._mask(name, kept)
-            for name, kept in configuration.kept.items()
-            if len(kept) < self._groups[name].channels
-        }
         costs = dict(self._plain)
-        changed = set(chain.from_iterable(self._touched[name] for name in masks))
-        for name in changed | set(configuration.low_rank):
-            low_rank = configuration.low_rank.get(name)
-            cuts = tuple((g, configuration.kept[g]) for g in self._touching[name] if g in masks)
-            key = (name, low_rank, *cuts)
-            if key not in self._known:
-                self._known[key] = self._cost(name, masks, low_rank)
-            costs[name] = self._known[key]
+        cut = chain.from_iterable(self._touched[group] for group in configuration.kept)
+        for name in {*cut, *configuration.low_rank}:
+            costs[name] = self.layer(name, configuration)
         return costs
+
+    def layer(self, name: str, configuration: Configuration) -> Cost:
+        """Give the cost of one layer under ``configuration``."""
+        low_rank = configuration.low_rank.get(name)
+        cuts = self._cuts(name, configuration)
+        key = (name, low_rank, *cuts)
+        if key not in self._known:
+            self._known[key] = self._cost(name, self._masks(cuts), low_rank)
+        return self._known[key]
+
+    def touched(self, group: str) -> frozenset[str]:
+        """Name the layers whose cost depends on how many channels of a group are kept."""
+        return self._touched[group]
 
     def channels(self, layer: str, configuration: Configuration) -> tuple[int, int]:
         """Give how many input and output channels a convolution or linear layer is left with."""
-        cuts = tuple(
-            (group, configuration.kept[group])
-            for group in self._touching[layer]
-            if group in configuration.kept
-        )
+        cuts = self._cuts(layer, configuration)
         key = (layer, *cuts)
         if key not in self._widths:
-            masks = {group: self._mask(group, kept) for group, kept in cuts}
+            masks = self._masks(cuts)
             weight = self._aliases[f"{layer}.weight"]
             transposed = self._layers[layer].kind == "conv_transpose2d"
             axes = (0, 1) if transposed else (1, 0)
@@ -127,15 +128,21 @@ class Pricer:
             self._widths[key] = (inputs, outputs)
         return self._widths[key]
 
-    def _mask(self, group: str, kept: Sequence[int]) -> NDArray[np.bool_]:
-        mask = np.zeros(self._groups[group].channels, dtype=bool)
-        mask[list(kept)] = True
-        return mask
+    def _cuts(self, layer: str, configuration: Configuration) -> Cuts:
+        kept = configuration.kept
+        return tuple((group, kept[group]) for group in self._touching[layer] if group in kept)
 
-    def _layers_of(self, group: ChannelGroup) -> set[str]:
+    def _masks(self, cuts: Cuts) -> dict[str, NDArray[np.bool_]]:
+        masks = {}
+        for group, kept in cuts:
+            masks[group] = np.zeros(self._groups[group].channels, dtype=bool)
+            masks[group][list(kept)] = True
+        return masks
+
+    def _layers_of(self, group: ChannelGroup) -> frozenset[str]:
         tensors = {member.tensor for member in group.members}
         names = (name for name, first in self._aliases.items() if first in tensors)
-        return {name.rpartition(".")[0] for name in names} & self._layers.keys()
+        return frozenset({name.rpartition(".")[0] for name in names} & self._layers.keys())
 
     def _length(self, tensor: str, axis: int, masks: Mapping[str, NDArray[np.bool_]]) -> int:
         """Give the length of one axis after the cuts (grouped inputs: per convolution group)."""
@@ -166,13 +173,21 @@ class Pricer:
                 size *= self._length(tensor, axis, masks)
             params += size
         if spec.cost.macs:
-            weight = self._aliases[f"{layer}.weight"]
             before, after = 1, 1
-            for axis, length in enumerate(self._shapes[weight]):
+            weight = self._multiplied(layer)
+            for axis, length in enumerate(self._shapes.get(weight, ())):
                 before *= length
                 after *= self._length(weight, axis, masks)
             macs = spec.cost.macs // before * after  # MACs are the weight's size times positions
         return Cost(params, macs, 32 * params)
+
+    def _multiplied(self, layer: str) -> str:
+        """Name the tensor that a layer multiplies with: ``weight``, or the largest that it owns."""
+        usual = f"{layer}.weight"
+        if usual in self._aliases:
+            return self._aliases[usual]
+        owned = self._owned[layer]
+        return self._aliases[max(owned, key=lambda n: prod(self._shapes[n]))] if owned else ""
 
     def _low_rank_cost(
         self, spec: LayerSpec, masks: Mapping[str, NDArray[np.bool_]], low_rank: LowRank

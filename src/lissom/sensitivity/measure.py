@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lissom.errors import DataError, ModelError
 from lissom.graph.replay import Replay
@@ -53,7 +54,7 @@ class Harms:
             order.
         error: Standard error of each mean over the calibration batches (0 with a single batch).
         images: Samples that each candidate was measured on.
-        forwards: Whole forward passes that the naive way would have taken.
+        forwards: Whole forward passes that the naive way would have taken, references included.
         forwards_run: What was run instead, in whole forward passes weighted by MACs.
     """
 
@@ -104,7 +105,7 @@ def measure(
     facts = {"batch": size, "inputs": _inputs_hash(chosen), "task": _task_name(task)}
     store = HarmCache(cache, fingerprint(model, facts))
     keys = [candidate.key for candidate in candidates]
-    replay: Replay | None = None
+    replay: Replay | _WholeRuns | None = None
     forwards, forwards_run = 0, 0.0
     with torch.no_grad(), meter("sensitivity", len(chosen) * len(candidates)) as bar:
         for index, inputs in enumerate(chosen):
@@ -112,9 +113,9 @@ def measure(
             bar.advance(len(candidates) - len(missing))
             if not missing:
                 continue
-            replay = replay or Replay(model, inputs)
+            replay = replay or _runner(model, inputs)
             reference = replay.record(inputs)
-            forwards_run += 1
+            forwards, forwards_run = forwards + 1, forwards_run + 1
             for i in missing:
                 outputs, share = _outputs(candidates[i], replay, inputs)
                 forwards += 1
@@ -126,7 +127,35 @@ def measure(
     return _summary([store.harms[key][: len(chosen)] for key in keys], size, forwards, forwards_run)
 
 
-def _outputs(candidate: Candidate, replay: Replay, inputs: tuple[Tensor, ...]) -> tuple[Any, float]:
+class _WholeRuns:
+    """Stands in for ``Replay`` where a network's code can't be followed: every run is whole."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._inputs: tuple[Tensor, ...] = ()
+
+    def record(self, inputs: tuple[Tensor, ...]) -> Any:
+        self._inputs = inputs
+        return self._model(*inputs)
+
+    def run(self, overrides: Mapping[str, Tensor]) -> Any:
+        return functional_call(self._model, dict(overrides), self._inputs)
+
+    def affected(self, names: Iterable[str]) -> float:
+        del names
+        return 1.0
+
+
+def _runner(model: nn.Module, inputs: tuple[Tensor, ...]) -> Replay | _WholeRuns:
+    try:
+        return Replay(model, inputs)
+    except ModelError:
+        return _WholeRuns(model)
+
+
+def _outputs(
+    candidate: Candidate, replay: Replay | _WholeRuns, inputs: tuple[Tensor, ...]
+) -> tuple[Any, float]:
     if candidate.rebuild is not None:
         return candidate.rebuild()(*inputs), 1.0
     return replay.run(candidate.overrides), replay.affected(candidate.overrides)
