@@ -71,6 +71,6 @@ def test_these_oracles_can_fail() -> None:
         execute("not_there()\n")
     with pytest.raises(SyntaxError):
         execute("# not run: needs data\ndef\n")
-    for wrong in ("lissom bech runs/a", "lissom bench runs/a --bach 3", "lissom compress"):
+    for wrong in ("lissom bech runs/a", "lissom bench runs/a --bach 3", "lissom bench"):
         with pytest.raises(Exception, match=r"No such|[Mm]issing"):
             parse(wrong)

@@ -23,10 +23,10 @@ def bench(
     runs: Annotated[int, typer.Option(help="Timed calls per network.", min=2)] = 50,
     model: options.Model = None,
 ) -> None:
-    """Measure latency before and after, the networks taking turns.
+    """Time the original and the compressed network.
 
-    --model is only needed for a network of your own. The original's weights are not in DIR: it
-    runs with fresh ones, which takes the same time.
+    They take turns in ONNX Runtime. --model is only needed for a network of your own. The
+    original's weights are not in DIR: it runs with fresh ones, which takes the same time.
     """
     from lissom.artifacts import ONNX
     from lissom.cli.console import show

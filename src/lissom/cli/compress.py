@@ -16,14 +16,13 @@ if TYPE_CHECKING:
 
 def compress(
     *,
-    out: Annotated[
-        Path, typer.Option(help="Folder for the results; a non-empty one needs --resume.")
-    ],
     recipe: Annotated[
         Path | None,
-        typer.Argument(
-            help="YAML recipe; the options below go before it.", metavar="[RECIPE.yaml]"
-        ),
+        typer.Argument(help="YAML recipe; the options below override it.", metavar="RECIPE.yaml"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="New folder for the results (needed without --dry-run).", metavar="DIR"),
     ] = None,
     model: options.Model = None,
     weights: options.Weights = None,
@@ -80,7 +79,13 @@ def compress(
         ),
     ] = False,
 ) -> None:
-    """Compress a trained network under a budget, recover it, measure it and write the files."""
+    """Make a trained network smaller.
+
+    It is compressed under a budget, recovered and measured; DIR gets plan.json,
+    weights.safetensors, report.json, recipe.yaml and model.onnx.
+    """
+    if out is None and not dry_run:
+        raise RecipeError("--out: missing; give a new folder for the results, or --dry-run")
     given = {
         "model": model,
         "model.weights": _text(weights),
@@ -96,7 +101,7 @@ def compress(
         "round_to": round_to,
     }
     wanted = _recipe(recipe, given, settings or [], factories=allow_import)
-    if dry_run:
+    if out is None or dry_run:
         _preview(wanted)
     else:
         _run(wanted, out, resume=resume)

@@ -15,7 +15,10 @@ def demo(
         Path | None, typer.Option(help="Folder for the results; default: a new lissom-demo.")
     ] = None,
 ) -> None:
-    """Train a small network on scikit-learn's digits, halve its MACs, print the report."""
+    """Run the main job on embedded data.
+
+    Trains a small network on scikit-learn's digits, halves its MACs, prints the report.
+    """
     from lissom.cli.console import say, show
     from lissom.pipeline.demo import run_demo
     from lissom.report.terminal import layout

@@ -17,7 +17,10 @@ def inspect(
     weights: options.Weights = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List every layer: can it be pruned, decomposed, quantized, and if not, why."""
+    """Show what can be done to each layer.
+
+    Can it be pruned, decomposed, (later) quantized? If not, why, and what to change.
+    """
     if model is None or input_shape is None:
         raise RecipeError(
             "inspect needs a network and the shape of its input: "

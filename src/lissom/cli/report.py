@@ -16,7 +16,10 @@ def report(
         bool, typer.Option("--html", help="Write DIR/report.html, one page without other files.")
     ] = False,
 ) -> None:
-    """Print the report of a run, or write it as a page."""
+    """Show the report of a run again.
+
+    It is printed, or written as an HTML page.
+    """
     from lissom.artifacts import load_report
     from lissom.cli.console import show
     from lissom.export.files import write_files

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lissom.graph.layers import Refusal
 from lissom.report.report import LayerRow, LayerState, MetricValue
 
 NONE = "–"
@@ -99,6 +101,25 @@ def channels(before: LayerState, after: LayerState) -> str:
 def ranks(state: LayerState) -> str:
     """Write the ranks of a decomposed layer: 8/16 of both modes, 8 of one."""
     return "/".join(str(rank) for rank in (state.rank_in, state.rank_out) if rank is not None)
+
+
+def named_layers(refusals: Iterable[Refusal], rows: Iterable[LayerRow]) -> list[str]:
+    """Name the layers of refusals; those of a kind that no method works on are only counted.
+
+    Args:
+        refusals: Of one action and reason.
+        rows: All layers.
+    """
+    kinds = {row.name: row.kind for row in rows}
+    names: list[str] = []
+    counts: Counter[str] = Counter()
+    for refusal in refusals:
+        kind = kinds.get(refusal.layer, "conv")
+        if kind.startswith(("conv", "linear")):
+            names.append(refusal.layer)
+        else:
+            counts[kind] += 1
+    return [*names, *(f"{number} × {kind}" for kind, number in counts.items())]
 
 
 def listed(values: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from lissom.graph.layers import Refusal
 from lissom.report import charts, figures
 from lissom.report.report import LayerRow, Report
 
@@ -71,12 +72,12 @@ def layer_table(report: Report) -> str:
 
 def refusal_table(report: Report) -> str:
     """Give refusals of one reason in one row."""
-    grouped: dict[tuple[str, str, str], list[str]] = {}
+    grouped: dict[tuple[str, str, str], list[Refusal]] = {}
     for one in report.refusals:
-        grouped.setdefault((one.action, one.reason, one.remedy), []).append(one.layer)
+        grouped.setdefault((one.action, one.reason, one.remedy), []).append(one)
     rows = [
-        _cells((action, ", ".join(layers), reason, remedy))
-        for (action, reason, remedy), layers in grouped.items()
+        _cells((action, ", ".join(figures.named_layers(found, report.layers)), reason, remedy))
+        for (action, reason, remedy), found in grouped.items()
     ]
     return _table(("action", "layers", "why", "what would help"), rows)
 

@@ -40,7 +40,7 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     title = "Layers (harm: where half of the layer's MACs are removed)"
     yield from _titled(title, _layers(report))
     if report.refusals:
-        yield from _titled("Not offered", _refusals(report.refusals))
+        yield from _titled("Not offered", _refusals(report))
     yield Text()
     yield from _remarks(report)
 
@@ -192,18 +192,20 @@ def _sums(rows: list[LayerRow]) -> tuple[Cost, Cost]:
     )
 
 
-def _refusals(refusals: tuple[Refusal, ...]) -> Table:
+def _refusals(report: Report) -> Table:
     table = plain_table()
     table.add_column("action")
     table.add_column("layers", overflow="fold", max_width=34)
     table.add_column("why, and what would help", overflow="fold")
     grouped: dict[tuple[str, str, str], list[Refusal]] = {}
-    for refusal in refusals:
+    for refusal in report.refusals:
         grouped.setdefault((refusal.action, refusal.reason, refusal.remedy), []).append(refusal)
     for (action, reason, remedy), members in grouped.items():
-        names = ", ".join(member.layer for member in members[:3])
-        more = f" and {len(members) - 3} more" if len(members) > 3 else ""
-        table.add_row(action, names + more, f"{reason}; {remedy}" if remedy else reason)
+        names = figures.named_layers(members, report.layers)
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        table.add_row(
+            action, ", ".join(names[:3]) + more, f"{reason}; {remedy}" if remedy else reason
+        )
     return table
 
 

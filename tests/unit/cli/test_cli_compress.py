@@ -149,3 +149,11 @@ def test_dry_run_shows_feasibility_and_groups_only(
     assert "Predicted, not measured: MACs 50.00k→20.00k, parameters 1.000k→500." in text
     assert calls == []
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_needed_unless_nothing_is_written(
+    calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["compress", *BASIC]) == 2
+    assert "--out: missing; give a new folder" in capsys.readouterr().err
+    assert calls == []

@@ -1,5 +1,6 @@
 import dataclasses
 
+from lissom.report.html import page
 from lissom.report.terminal import WIDTH, as_text, layout
 from report_samples import REPORT
 
@@ -47,3 +48,15 @@ def test_refusals_of_one_reason_share_a_row() -> None:
     text = as_text(layout(dataclasses.replace(REPORT, refusals=many)))
     assert "layer0, layer1, layer2 and 6 more" in text
     assert text.count(one.reason) == 1
+
+
+def test_layers_that_no_method_works_on_are_only_counted() -> None:
+    one = dataclasses.replace(REPORT.refusals[0], layer="stem.norm", reason="a norm is not cut")
+    report = dataclasses.replace(REPORT, refusals=(one, *REPORT.refusals))
+    for text in (as_text(layout(report)), page(report)):
+        assert "1 × batch_norm" in text
+    line = next(line for line in as_text(layout(report)).splitlines() if "a norm is" in line)
+    assert line.split() == [
+        "prune",
+        *["1", "×", "batch_norm", "a", "norm", "is", "not", "cut;", "nothing", "to", "do"],
+    ]
