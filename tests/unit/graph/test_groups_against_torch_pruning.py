@@ -46,14 +46,30 @@ FAST = [
     "timm:hrnet_w18_small",
 ]
 SLOW = ["torchvision:wide_resnet50_2", "torchvision:vgg11_bn", "torchvision:efficientnet_v2_s"]
-# Networks on which the two differ, with the reason; the number of groups in common is checked.
+# Networks on which the two differ, and how many groups they have in common. Each reason was read in
+# Torch-Pruning 1.6.1 and seen in the groups that it builds:
+# - It numbers the pieces of a split in the order in which it meets their readers, walking back from
+#   the output (update_split_index_mapping), not by their place in the split; a piece that is read
+#   twice counts as two.
+# - It takes a piece's size from its reader (init_shape_information): the whole concatenation's width
+#   where the piece is concatenated. The sizes then do not add up, and update_concat_index_mapping
+#   leaves the concatenation without offsets, as if its inputs were added.
+# - It guesses from the channels of the convolutions on both sides by how much a view multiplies or
+#   divides them (update_reshape_index_mapping).
 DIFFERENT = {
-    # Torch-Pruning couples the two halves of a split with each other where they meet again in a
-    # concatenation, as if they were added; cutting only one of them works and is exact.
+    # Half of conv_exp goes into a concatenation of 256: counted as 256 + 128 + 128, and the other
+    # input of the concatenation coupled to it. The two can be cut apart, and exactly.
     "timm:cspresnet50": 35,
-    # Torch-Pruning counts the four pieces of a split, and what they are concatenated with, several
-    # times (468 channels where conv1 has 208); each piece has its own channels.
+    # The same with four pieces: 234 channels where conv1 has 104.
     "timm:res2net50_26w_4s": 22,
+    # The same in stages 1 to 3 (96 channels where there are 48). In the cross-covariance attention
+    # q and k are read twice, so that q, k and v count as five pieces of 144 / 5 channels.
+    "timm:edgenext_xx_small": 14,
+    # The halves of a split are exchanged: conv_pwl.0 is coupled with conv_pw.1, which does not read
+    # its channels. Ours hold both halves, because a split cuts them evenly.
+    "timm:mixnet_s": 33,
+    # Four views in a row that keep all 128 channels are taken to halve them each: 8 are left.
+    "timm:resnest14d": 16,
 }
 KINDS = (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)
 
