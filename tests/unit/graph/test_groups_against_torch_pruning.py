@@ -51,8 +51,8 @@ SLOW = ["torchvision:wide_resnet50_2", "torchvision:vgg11_bn", "torchvision:effi
 # - It numbers the pieces of a split in the order in which it meets their readers, walking back from
 #   the output (update_split_index_mapping), not by their place in the split; a piece that is read
 #   twice counts as two.
-# - It takes a piece's size from its reader (init_shape_information): the whole concatenation's width
-#   where the piece is concatenated. The sizes then do not add up, and update_concat_index_mapping
+# - It takes a piece's size from its reader (init_shape_information): where that concatenates, the
+#   width of the whole concatenation. The sizes then do not add up, and update_concat_index_mapping
 #   leaves the concatenation without offsets, as if its inputs were added.
 # - It guesses from the channels of the convolutions on both sides by how much a view multiplies or
 #   divides them (update_reshape_index_mapping).
