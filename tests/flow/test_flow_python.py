@@ -19,6 +19,7 @@ from lissom.errors import BudgetError, DataError, LissomError, ModelError, PlanE
 from lissom.measure.latency import Conditions
 from lissom.pipeline.feasibility import stage_budgets
 from lissom.plan.cost import Cost
+from lissom.task import Metric
 
 SHAPE = (1, 3, 8, 8)
 QUICK = lissom.HmcSettings(images=64, statistics_images=64, fractions=(0.5,), rounds=1)
@@ -99,22 +100,20 @@ def test_two_stages_meet_the_budget_together_and_leave_the_input_alone(
     assert torch.equal(loaded(images), result.model(images))
 
 
-def test_the_same_seed_gives_the_same_weights_from_any_random_state(model: Own) -> None:
-    first = quickly(model)
-    torch.rand(17)
-    assert weights_content(quickly(model).model) == weights_content(first.model)
-
-
 def test_stages_go_the_same_fraction_of_the_way_each() -> None:
     budgets = stage_budgets(lissom.Budget.parse("macs=0.25,params=0.25"), Cost(1600, 80_000), 2)
     limits = [budget.limits(Cost(7, 7)) for budget in budgets]
     assert limits == [{"params": 800, "macs": 40_000}, {"params": 400, "macs": 20_000}]
 
 
-def test_a_workspace_continues_and_refuses_other_settings(model: Own, tmp_path: Path) -> None:
+def test_a_seed_repeats_a_run_and_a_workspace_continues_only_the_same_one(
+    model: Own, tmp_path: Path
+) -> None:
     kept = tmp_path / "kept"
     said: list[str] = []
     first = quickly(model, settings=settings(workspace=kept))
+    torch.rand(17)
+    assert weights_content(quickly(model).model) == weights_content(first.model)
     again = quickly(model, settings=settings(workspace=kept, say=said.append))
     assert weights_content(again.model) == weights_content(first.model)
     assert any("decided before" in line for line in said)
@@ -180,3 +179,59 @@ def test_bad_arguments_are_explained(model: Own) -> None:
         model.second.weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(ModelError, match=r"second\.weight: holds NaN"):
         quickly(model)
+
+
+class Pair(nn.Module):
+    """Two inputs, a dict of outputs, no batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(1, 16, 3, padding=1)
+        self.both = nn.Conv2d(32, 16, 3, padding=1)
+        self.out = nn.Conv2d(16, 3, 3, padding=1)
+
+    def forward(self, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        joined = torch.cat([self.left(image), self.right(mask)], dim=1)
+        return {"image": image + self.out(F.relu(self.both(F.relu(joined))))}
+
+
+class Restoration(lissom.Task):
+    """Images to images; batches are dicts; the metric falls."""
+
+    metric = Metric("error", "grey levels", higher_is_better=False)
+
+    def inputs(self, batch: Any) -> tuple[Tensor, ...]:
+        return batch["image"], batch["mask"]
+
+    def loss(self, outputs: Any, batch: Any) -> Tensor:
+        return F.mse_loss(outputs["image"], batch["clean"])
+
+    def distance(self, outputs: Any, reference: Any, temperature: float = 1.0) -> Tensor:
+        return F.mse_loss(outputs["image"], reference["image"])
+
+    def scores(self, outputs: Any, batch: Any) -> Tensor:
+        return (outputs["image"] - batch["clean"]).abs().mean(dim=(1, 2, 3))
+
+
+def test_a_task_of_the_users_own() -> None:
+    torch.manual_seed(2)
+    batch = {"image": torch.rand(16, 3, 8, 8), "mask": torch.rand(16, 1, 8, 8)}
+    batches = [batch | {"clean": batch["image"].round()}]
+    data = lissom.Data(train=batches, held_out=batches, test=batches, calibration=batches)
+    result = lissom.compress(
+        Pair(),
+        (torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)),
+        data=data,
+        task=Restoration(),
+        method=lissom.Hmc(QUICK),
+        budget="macs=0.6",
+        settings=settings(),
+    )
+    body = result.report.to_dict()
+    assert body["compressed"]["macs"] <= 0.6 * body["original"]["macs"]
+    assert body["compressed"]["metric"].keys() == {"name", "value", "unit", "higher_is_better"}
+    assert body["compressed"]["metric"]["name"] == "error"
+    assert body["compressed"]["metric"]["higher_is_better"] is False
+    assert body["compressed"]["metric_raw"] > 0
+    assert "accuracy" not in body["compressed"]
+    assert_columns_add_up(body)

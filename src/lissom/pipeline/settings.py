@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from lissom.errors import RecipeError
 from lissom.measure.latency import Conditions
 from lissom.plan.plan import Plan
 from lissom.train.settings import TrainSettings
@@ -29,6 +30,9 @@ class Settings:
         workspace: Folder for intermediate results; an interrupted run with the same folder and
             settings continues. None: a temporary one.
         say: Takes a line of text at a time, for the user.
+
+    Raises:
+        RecipeError: ``round_to`` is something else.
     """
 
     recover: TrainSettings = field(default_factory=TrainSettings)
@@ -40,3 +44,10 @@ class Settings:
     latency: Conditions = field(default_factory=Conditions)
     workspace: Path | None = None
     say: Callable[[str], None] = lambda _line: None
+
+    def __post_init__(self) -> None:
+        free = isinstance(self.round_to, int) and self.round_to >= 1
+        if self.round_to != "auto" and not free:
+            raise RecipeError(
+                f"round_to={self.round_to!r}: expected auto or an integer of at least 1"
+            )

@@ -114,3 +114,12 @@ def test_refuses_what_does_not_fit_and_changes_nothing(path, change, message):
     with pytest.raises(WeightsError, match=message):
         load_weights(model, write(path, changed(change)))
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+
+
+def test_counters_that_old_files_lack_stay(path):
+    source, target = network(), network()
+    source[1].num_batches_tracked += 7
+    old = {k: v for k, v in source.state_dict().items() if not k.endswith("num_batches_tracked")}
+    load_weights(target, write(path, old))
+    assert target[1].num_batches_tracked == 0
+    assert torch.equal(target[0].weight, source[0].weight)
