@@ -64,6 +64,10 @@ class Call:
         """Freeze the ids of a facet, on account of this call."""
         self.ids.freeze(facet, Cause(f"{self.name}: {reason}", self.where, remedy))
 
+    def doubt(self, facet: Ids, remedy: str) -> None:
+        """Name the source line and the remedy if a trial cut of these ids fails."""
+        self.ids.doubt(facet, Cause("", self.where, remedy))
+
     def role(self, ids: Ids, role: Role) -> None:
         """Give the slots in which ``ids`` were created a role."""
         for slot in self.ids.slots_of(ids):

@@ -8,6 +8,7 @@ here; ``solve`` works out the classes once, at the end.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from lissom.graph.layers import Role
 
 Ids = NDArray[np.int64]
+Stated = TypeVar("Stated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +80,11 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """The solution: ``of[id]`` is an id's class; frozen and inexact classes with a cause."""
+    """The solution: ``of[id]`` is an id's class; frozen, doubtful and inexact ones with a cause."""
 
     of: Ids
     frozen: dict[int, Cause]
+    doubtful: dict[int, Cause]
     inexact: dict[int, str]
 
 
@@ -100,6 +103,7 @@ class ChannelIds:
     _turns: int = 0
     _pairs: list[Ids] = field(default_factory=list)
     _frozen: list[tuple[Ids, Cause]] = field(default_factory=list)
+    _doubtful: list[tuple[Ids, Cause]] = field(default_factory=list)
     _inexact: list[tuple[Ids, str]] = field(default_factory=list)
     _starts: list[tuple[int, Slot]] = field(default_factory=list)
 
@@ -151,6 +155,11 @@ class ChannelIds:
         if ids.any():
             self._frozen.append((np.unique(ids[ids != 0]), cause))
 
+    def doubt(self, ids: Ids, cause: Cause) -> None:
+        """State what is to blame if a trial cut of these ids fails."""
+        if ids.any():
+            self._doubtful.append((np.unique(ids[ids != 0]), cause))
+
     def blur(self, ids: Ids, operator: str) -> None:
         """State that an operator computes over these channels: removing one changes the others."""
         if ids.any():
@@ -165,15 +174,20 @@ class ChannelIds:
         none = np.zeros((2, 0), dtype=np.int64)
         pairs = np.concatenate([none, *self._pairs], axis=1)
         of = components(self._count, pairs[0], pairs[1])
-        frozen: dict[int, Cause] = {}
-        for ids, cause in self._frozen:
-            for label in np.unique(of[ids]).tolist():
-                frozen.setdefault(label, cause)
-        inexact: dict[int, str] = {}
-        for ids, operator in self._inexact:
-            for label in np.unique(of[ids]).tolist():
-                inexact.setdefault(label, operator)
-        return Classes(of, frozen, inexact)
+        return Classes(
+            of,
+            frozen=_first_by_class(of, self._frozen),
+            doubtful=_first_by_class(of, self._doubtful),
+            inexact=_first_by_class(of, self._inexact),
+        )
+
+
+def _first_by_class(of: Ids, statements: list[tuple[Ids, Stated]]) -> dict[int, Stated]:
+    found: dict[int, Stated] = {}
+    for ids, statement in statements:
+        for label in np.unique(of[ids]).tolist():
+            found.setdefault(label, statement)
+    return found
 
 
 def components(count: int, a: Ids, b: Ids) -> Ids:

@@ -12,10 +12,17 @@ from lissom.graph.layers import ChannelGroup, Member, Role
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A group and what froze it, in parts (``frozen_because`` is one text)."""
+    """A group and what froze it.
+
+    Attributes:
+        group: The group.
+        cause: ``group.frozen_because`` in parts, or None.
+        doubt: What is to blame if a trial cut fails, or None if nothing is known.
+    """
 
     group: ChannelGroup
     cause: Cause | None
+    doubt: Cause | None = None
 
 
 def channel_groups(ids: ChannelIds) -> tuple[Found, ...]:
@@ -67,7 +74,7 @@ def _group(
     label = np.full(len(classes.of), -1, dtype=np.int64)
     label[ranked] = np.arange(len(ranked))
     producers = tuple(dict.fromkeys(s.layer for s, _ in producing))
-    cause = next((classes.frozen[c] for c in ranked.tolist() if c in classes.frozen), None)
+    cause = _first(ranked, classes.frozen)
     balance, uneven = _balances(label, len(ranked), ids, classes)
     cause = cause or uneven
     if cause is None and len(ranked) == 1:
@@ -84,7 +91,11 @@ def _group(
         exact=not any(c in classes.inexact for c in ranked.tolist()),
         frozen_because=None if cause is None else str(cause),
     )
-    return Found(group, cause)
+    return Found(group, cause, _first(ranked, classes.doubtful))
+
+
+def _first(ranked: Ids, causes: dict[int, Cause]) -> Cause | None:
+    return next((causes[c] for c in ranked.tolist() if c in causes), None)
 
 
 def _balances(

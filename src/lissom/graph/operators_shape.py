@@ -8,6 +8,7 @@ from itertools import accumulate
 
 import numpy as np
 
+from lissom.graph.advice import instead_of_padding
 from lissom.graph.call import Call, aligned, channel_line, join
 from lissom.graph.channels import Ids, Value, shrink, spread, varies
 
@@ -241,6 +242,8 @@ def pad(call: Call) -> Value:
         if moved and (call.arguments.get("mode", "constant") != "constant" or not plain):
             call.freeze(facet, "mirrors, repeats or crops channels")
         else:
+            for axis in moved:
+                call.doubt(facet, instead_of_padding(facet.shape[axis], *widths[axis]))
             widen = [widths[axis] if axis in moved else (0, 0) for axis in range(size)]
             facets.append(np.pad(facet, widen))
     return Value(call.shape, tuple(facets))

@@ -54,6 +54,8 @@ def try_cuts(
 def _judged(found: Found, cause: Cause | None) -> Found:
     if cause is None or found.cause is not None:
         return found
+    if found.doubt is not None:
+        cause = replace(cause, where=found.doubt.where, remedy=found.doubt.remedy)
     return Found(replace(found.group, frozen_because=str(cause)), cause)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from lissom.graph.advice import instead_of_literals
 from lissom.graph.channels import Cause
 from lissom.graph.cut import keep_channels
 from lissom.graph.layers import ChannelGroup, Role
@@ -210,12 +211,4 @@ def _explained(error: Exception, when: str, model: nn.Module) -> Failure:
         frame = frame.tb_next
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
     reason = f"{when}the network does not run after a cut, in {module or 'its forward'}: {text}"
-    return Failure(Cause(reason, where, _remedy(text)), module)
-
-
-def _remedy(text: str) -> str:
-    if "invalid for input of size" in text:
-        return "write x.flatten(1), or sizes read from x.shape, instead of a view with numbers"
-    if "split" in text:
-        return "split into x.shape[1] // parts, or use chunk, instead of fixed sizes"
-    return "read sizes from x.shape instead of writing them as numbers"
+    return Failure(Cause(reason, where, instead_of_literals(text)), module)
