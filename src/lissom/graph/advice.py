@@ -12,12 +12,13 @@ def instead_of_literals(message: str) -> str:
     return "read sizes from x.shape instead of writing them as numbers"
 
 
-def instead_of_padding(channels: int, before: int, after: int) -> str:
+def instead_of_padding(layer: str, channels: int, before: int, after: int) -> str:
     """Give the remedy for channels of zeros added by number.
 
     Sizes read from ``x.shape`` are none: which of the zeros go depends on the channels cut.
 
     Args:
+        layer: The module that pads, "" for the network itself.
         channels: Channels that are padded.
         before: Zeros in front of them.
         after: Zeros behind them.
@@ -26,7 +27,8 @@ def instead_of_padding(channels: int, before: int, after: int) -> str:
     module = "a module that follows the protocol lissom.plan.surgery.ChannelMap"
     if before == (total - channels) // 2:
         module = "lissom.models.shortcut.ZeroPadShortcut(in_channels, out_channels, stride)"
+    place = f"in {layer}, " if layer else ""
     return (
-        f"replace the padding (here from {channels} to {total} channels) by {module}, which is cut "
-        "with the layers around it and has no tensors, so that the weights still load"
+        f"replace the padding (here {place}from {channels} to {total} channels) by {module}, which "
+        "is cut with the layers around it and has no tensors, so that the weights still load"
     )

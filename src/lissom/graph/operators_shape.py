@@ -243,7 +243,7 @@ def pad(call: Call) -> Value:
             call.freeze(facet, "mirrors, repeats or crops channels")
         else:
             for axis in moved:
-                call.doubt(facet, instead_of_padding(facet.shape[axis], *widths[axis]))
+                call.doubt(facet, instead_of_padding(call.layer, facet.shape[axis], *widths[axis]))
             widen = [widths[axis] if axis in moved else (0, 0) for axis in range(size)]
             facets.append(np.pad(facet, widen))
     return Value(call.shape, tuple(facets))

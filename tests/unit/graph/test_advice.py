@@ -46,7 +46,7 @@ def test_the_remedy_for_a_padding_by_number_is_given_and_works():
     for name in ("stem", "wide"):
         assert "does not run after a cut" in by_layer[name].reason
         assert "test_advice.py:" in by_layer[name].where
-        assert "here from 4 to 8 channels" in by_layer[name].remedy
+        assert "here in shortcut, from 4 to 8 channels" in by_layer[name].remedy
         assert "ZeroPadShortcut(in_channels, out_channels, stride)" in by_layer[name].remedy
 
     followed = Block(ZeroPadShortcut(4, 8, 2)).eval()
@@ -70,9 +70,9 @@ def test_a_padding_of_another_group_is_not_blamed():
 
 
 def test_zeros_on_one_side_ask_for_a_map_of_its_own():
-    assert "lissom.plan.surgery.ChannelMap" in instead_of_padding(4, 0, 4)
-    assert "from 4 to 8 channels" in instead_of_padding(4, 0, 4)
-    assert "ZeroPadShortcut" in instead_of_padding(4, 2, 3)
+    assert "lissom.plan.surgery.ChannelMap" in instead_of_padding("", 4, 0, 4)
+    assert "from 4 to 8 channels" in instead_of_padding("", 4, 0, 4)
+    assert "ZeroPadShortcut" in instead_of_padding("", 4, 2, 3)
 
 
 @pytest.mark.parametrize(
