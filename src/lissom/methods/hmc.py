@@ -5,6 +5,7 @@ Re-implementation from the abstract of Yang, Yu, Yang, Nie, Wang, PLOS ONE 18(10
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from lissom.methods.weights import WeightMath, plain_layers
 from lissom.plan.budget import Budget
 from lissom.plan.cost import Cost
 from lissom.plan.plan import Plan
+from lissom.pruning.cut import Criterion
 from lissom.search.lagrangian import Choice, solve
 from lissom.search.price import Pricer
 from lissom.sensitivity.statistics import input_covariances
@@ -75,8 +77,19 @@ class HmcSettings:
             )
         if not self.fractions or not all(0 < x < 1 for x in self.fractions):
             raise RecipeError(f"fractions={list(self.fractions)}: expected numbers in (0, 1)")
-        if min(self.images, self.statistics_images, self.rounds) < 1:
-            raise RecipeError("images, statistics_images and rounds: expected at least 1")
+        if self.criterion not in list(Criterion):
+            raise RecipeError(
+                f"criterion={self.criterion!r}: expected one of {', '.join(Criterion)}"
+            )
+        for name in ("images", "statistics_images", "rounds"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"{name}={getattr(self, name)}: expected at least 1")
+        if not (math.isfinite(self.tau) and self.keep_above > 0):
+            raise RecipeError(
+                f"tau={self.tau}: expected a finite number (-1: automatic)"
+                if not math.isfinite(self.tau)
+                else f"keep_above={self.keep_above}: expected more than 0"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,275 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from lissom.errors import BudgetError, RecipeError
+from lissom.graph.capture import capture
+from lissom.methods.hmc import Hmc, HmcSettings
+from lissom.methods.importance import cuts_of
+from lissom.methods.menu import FAMILIES
+from lissom.methods.probes import Sensitivities
+from lissom.methods.space import menu_of
+from lissom.methods.units import units_of
+from lissom.plan.budget import Budget
+from lissom.search.curves import HarmCurve
+from lissom.search.price import Pricer
+from lissom.task import Classification
+from method_samples import Mixed, Normed, Small, applied, batches_of, seeded, small_view, view_of
+
+HALF = Budget.parse("macs=0.5")
+FAST = HmcSettings(images=32, statistics_images=32, fractions=(0.25, 0.75))
+
+
+@pytest.fixture(scope="module")
+def view(tmp_path_factory):
+    return small_view(cache=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def plain(view):
+    return Hmc(FAST).plan(view, HALF)
+
+
+def planned(view, budget=HALF, **changes):
+    return Hmc(replace(FAST, **changes)).plan(view, budget)
+
+
+def labels_of(proposal) -> dict[str, str]:
+    return {unit["name"]: unit["label"] for unit in proposal.evidence["units"]}
+
+
+def sample(name: str):
+    made = {
+        "small": small_view,
+        "mixed": lambda: view_of(seeded(Mixed), 3, 15, 13),
+        "normed": lambda: view_of(seeded(Normed), 6),
+        "linear": lambda: view_of(
+            seeded(lambda: nn.Sequential(nn.Linear(9, 24), nn.ReLU(), nn.Linear(24, 4))), 9
+        ),
+    }
+    return made[name]()
+
+
+@pytest.mark.parametrize("variant", ["hmc", "nahc", "ahc"])
+@pytest.mark.parametrize("name", ["small", "mixed", "normed", "linear"])
+def test_predictions_are_measured_and_the_smallest_budget_is_reached(name, variant, tmp_path):
+    view = replace(sample(name), cache=tmp_path)
+    method = Hmc(replace(FAST, variant=variant))
+    smallest = method.smallest(view)
+    for budget in (  # measured once, then read from the cache
+        Budget.parse("macs=0.6,params=0.7"),
+        Budget.parse(f"macs={smallest.macs / 1000}k"),
+        Budget.parse(f"params={smallest.params / 1000}k"),
+    ):
+        proposal = method.plan(view, budget)
+        now = capture(applied(view, proposal), view.example_inputs).cost
+        assert now == proposal.predicted
+        assert budget.met(view.graph.cost, now)
+
+
+def test_below_the_smallest_the_error_says_what_can_be_reached(view):
+    smallest = Hmc(FAST).smallest(view).macs
+    with pytest.raises(BudgetError, match=f"the smallest on its menu has macs {smallest:,}"):
+        planned(view, Budget.parse(f"macs={(smallest - 1) / 1000}k"))
+
+
+def test_a_network_with_nothing_to_do_is_refused():
+    view = view_of(seeded(lambda: nn.Sequential(nn.Linear(3, 2))), 3)
+    everything = replace(view, ignore=frozenset({"0"}))
+    assert Hmc(FAST).smallest(everything) == view.graph.cost
+    with pytest.raises(BudgetError, match="found no network within macs 3"):
+        Hmc(FAST).plan(everything, HALF)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(9, 24), nn.Linear(5, 24), nn.Linear(24, 4)
+
+    def forward(self, x, y):
+        return {"out": self.head(torch.relu(self.a(x) + self.b(y))), "sum": self.a(x)}
+
+
+def test_several_inputs_and_named_outputs():
+    model, inputs = seeded(TwoInputs), (torch.zeros(1, 9), torch.zeros(1, 5))
+    pairs = zip(batches_of(9), batches_of(5), strict=True)
+    batches = [((x, y), classes) for (x, classes), (y, _) in pairs]
+    view = replace(view_of(seeded(Normed), 6), model=model, example_inputs=inputs)
+    data = replace(view.data, calibration=batches)
+    view = replace(view, graph=capture(model, inputs), data=data)
+    proposal = planned(view, Budget.parse("macs=0.6"))
+    network = applied(view, proposal)
+    assert capture(network, inputs).cost == proposal.predicted
+    assert network(*batches[0][0])["out"].shape == (16, 4)
+
+
+def test_the_network_is_not_changed(view, plain):
+    before = seeded(Small).state_dict()
+    assert all(torch.equal(before[n], tensor) for n, tensor in view.model.state_dict().items())
+    assert plain.plan.decisions
+
+
+def test_labels_of_layers_are_those_of_their_units(view, plain):
+    labels = labels_of(plain)
+    assert plain.labels["stem"] == plain.labels["b"] == labels["stem"]
+    assert plain.labels["norm"] == plain.labels["norm_a"] == ""
+    ignoring = Hmc(FAST).plan(replace(view, ignore=frozenset({"a"})), HALF)
+    assert ignoring.labels["a"] == "keep"
+
+
+def test_sensitivities_are_given_per_layer(plain):
+    assert set(plain.sensitivities) == {"stem", "a", "b", "c", "head"}
+    assert plain.sensitivities["stem"] == plain.sensitivities["b"]
+    assert set(plain.sensitivities["a"]) == {"prune", "decompose"}
+    assert set(plain.sensitivities["head"]) == {"decompose"}
+
+
+def test_forward_passes_saved_are_said(view):
+    said = []
+    planned(replace(view, cache=None, say=said.append))
+    assert "forward passes measured by running" in said[-1]
+    Hmc(FAST).plan(replace(view, say=said.append), HALF)
+    Hmc(FAST).plan(replace(view, say=said.append), HALF)
+    assert said[-1] == "sensitivities: all read from the cache"
+
+
+def test_ignored_layers_keep_their_outputs_and_rank(view):
+    everything = planned(view, Budget.parse("macs=0.3"), variant="ahc")
+    touched = applied(view, everything)
+    assert not isinstance(touched.a, nn.Conv2d) or touched.a.out_channels < 24
+    ignoring = replace(view, ignore=frozenset({"a", "head"}))
+    network = applied(view, planned(ignoring, Budget.parse("macs=0.6"), variant="ahc"))
+    assert isinstance(network.a, nn.Conv2d)
+    assert network.a.out_channels == 24
+    assert isinstance(network.head, nn.Linear)
+
+
+def test_an_unknown_layer_to_ignore_is_refused(view):
+    with pytest.raises(RecipeError, match="did you mean head"):
+        Hmc(FAST).smallest(replace(view, ignore=frozenset({"haed"})))
+
+
+def test_variant_decides_the_labels(view):
+    hybrid = labels_of(planned(view, variant="ahc"))
+    exclusive = labels_of(planned(view, variant="nahc"))
+    assert {hybrid[name] for name in ("stem", "a", "c")} == {"both"}
+    assert "both" not in exclusive.values()
+
+
+def test_criterion_decides_which_channels_stay(view):
+    cuts = [
+        planned(view, variant="ahc", criterion=one).plan.decisions
+        for one in ("l1", "fpgm", "reconstruction")
+    ]
+    assert all(one != other for i, one in enumerate(cuts) for other in cuts[:i])
+
+
+def test_families_decide_the_decompositions(view):
+    for family in ("tucker2", "channel_svd"):
+        ignoring = replace(view, ignore=frozenset())
+        plan = planned(ignoring, Budget.parse("macs=0.4"), variant="nahc", families=(family,)).plan
+        kinds = {one.kind for one in plan.decisions} - {"keep_channels"}
+        assert kinds <= {family}
+    both = planned(view, Budget.parse("macs=0.25"), variant="ahc", families=("channel_svd",))
+    assert "channel_svd" in {one.kind for one in both.plan.decisions}
+
+
+def test_fractions_decide_where_harm_is_measured(view, plain):
+    other = planned(view, fractions=(0.5,))
+    assert len(other.sensitivities["a"]["prune"]) == 1
+    assert len(plain.sensitivities["a"]["prune"]) == 2
+    assert other.sensitivities["a"]["prune"][0][0] == pytest.approx(0.5, abs=0.05)
+
+
+def test_tau_decides_what_is_both(view):
+    assert "both" not in labels_of(planned(view, tau=0.0)).values()
+    wide = labels_of(planned(view, tau=1e9, keep_above=1e9))
+    assert {wide[name] for name in ("stem", "a", "c")} == {"both"}
+
+
+def test_keep_above_decides_what_is_kept(view):
+    budget = Budget.parse("macs=0.95")
+    kept = labels_of(planned(view, budget, tau=0.0, keep_above=0.99))
+    assert "keep" in kept.values()
+    assert "keep" not in labels_of(planned(view, budget, tau=0.0, keep_above=1e9)).values()
+
+
+@pytest.mark.parametrize("changes", [{"whiten": False}, {"rebuild": False}], ids=str)
+def test_whiten_and_rebuild_decide_the_values(view, changes):
+    options = {"variant": "ahc", "families": ("channel_svd",)}
+    one, other = (
+        planned(view, Budget.parse("macs=0.2"), **options, **more).values for more in ({}, changes)
+    )
+    assert one.keys() != other.keys() or any(
+        one[n].shape != other[n].shape or not torch.allclose(one[n], other[n]) for n in one
+    )
+
+
+def test_images_bound_the_measurement(view):
+    few, more = (planned(replace(view, cache=None), images=n).evidence for n in (16, 32))
+    assert more["forwards"]["naive"] == 2 * few["forwards"]["naive"]
+
+
+def test_statistics_images_bound_the_statistics(view):
+    one, other = (planned(view, statistics_images=n) for n in (16, 32))
+    assert one.sensitivities != other.sensitivities
+
+
+def test_rounds_group_again_at_the_solved_fractions(view):
+    # Little is better pruned, much is better decomposed; the budget asks for much.
+    prune = HarmCurve.through([(0.25, 1e-3), (0.9, 1.0)])
+    decompose = HarmCurve.through([(0.25, 1e-2), (0.9, 2e-2)])
+    units = units_of(view.graph, ())
+    scores = {unit.name: torch.rand(unit.group.channels) for unit in units if unit.group}
+    pricer = Pricer(view.model, view.graph)
+    menu = menu_of(units, cuts_of(units, scores, 1), pricer, FAMILIES, 1)
+    measured = Sensitivities(
+        curves={unit.name: {"prune": prune, "decompose": decompose} for unit in units},
+        layer_curves={},
+        noise=1e-6,
+        forwards={},
+        prune_harm=lambda unit, kept: prune(1 - len(kept) / unit.group.channels),
+        rank_harm=lambda layer, option: decompose(1 - option.fraction),
+    )
+    limits = Budget.parse("macs=0.2").limits(view.graph.cost)
+    labels = {}
+    for rounds in (1, 2):
+        method = Hmc(replace(FAST, rounds=rounds, tau=0.0, fractions=(0.25,)))
+        labels[rounds] = method._solve(menu, measured, limits).labels
+    assert labels[1]["a"] == "prune"
+    assert labels[2]["a"] == "decompose"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variant": "hcm"}, "variant='hcm': expected one of hmc, nahc, ahc"),
+        ({"criterion": "l3"}, "criterion='l3': expected one of reconstruction, l1"),
+        ({"families": ()}, r"families=\[\]: expected some of tucker2"),
+        ({"families": ("cp",)}, r"families=\['cp'\]: expected some of"),
+        ({"fractions": ()}, r"fractions=\[\]: expected numbers in \(0, 1\)"),
+        ({"fractions": (0.5, 1.0)}, r"expected numbers in \(0, 1\)"),
+        ({"images": 0}, "images=0: expected at least 1"),
+        ({"statistics_images": 0}, "statistics_images=0: expected at least 1"),
+        ({"rounds": 0}, "rounds=0: expected at least 1"),
+        ({"tau": float("nan")}, "tau=nan: expected"),
+        ({"keep_above": 0.0}, "keep_above=0.0: expected more than 0"),
+    ],
+)
+def test_bad_settings_are_refused(changes, message):
+    with pytest.raises(RecipeError, match=message):
+        replace(FAST, **changes)
+
+
+class Unequal(Classification):
+    """A task of the user's own."""
+
+    def distance(self, outputs, reference, temperature=1.0):
+        return (outputs - reference).abs().mean()
+
+
+def test_the_task_decides_what_harm_is(view, plain):
+    other = planned(replace(view, task=Unequal()))
+    assert other.sensitivities != plain.sensitivities

@@ -1,0 +1,28 @@
+import io
+
+from rich.console import Console
+
+from lissom import progress
+from lissom.progress import meter
+
+
+def test_where_there_is_no_terminal_nothing_is_printed(capsys):
+    with meter("work", 3) as bar:
+        bar.advance()
+        bar.advance(2, "note")
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_on_a_terminal_the_bar_counts_and_shows_the_note(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        progress, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=100)
+    )
+    with meter("work", 3) as bar:
+        bar.advance(2, "layer1.conv")
+        bar.advance()
+    text = screen.getvalue()
+    assert "work" in text
+    assert "3/3" in text
+    assert "layer1.conv" in text
