@@ -68,8 +68,11 @@ class HmcSettings:
     rebuild: bool = True
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise RecipeError(f"variant={self.variant!r}: expected one of {', '.join(VARIANTS)}")
+        for name, known in (("variant", VARIANTS), ("criterion", tuple(Criterion))):
+            if getattr(self, name) not in known:
+                raise RecipeError(
+                    f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}"
+                )
         unknown = set(self.families) - set(FAMILIES)
         if unknown or not self.families:
             raise RecipeError(
@@ -77,19 +80,13 @@ class HmcSettings:
             )
         if not self.fractions or not all(0 < x < 1 for x in self.fractions):
             raise RecipeError(f"fractions={list(self.fractions)}: expected numbers in (0, 1)")
-        if self.criterion not in list(Criterion):
-            raise RecipeError(
-                f"criterion={self.criterion!r}: expected one of {', '.join(Criterion)}"
-            )
         for name in ("images", "statistics_images", "rounds"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name}={getattr(self, name)}: expected at least 1")
-        if not (math.isfinite(self.tau) and self.keep_above > 0):
-            raise RecipeError(
-                f"tau={self.tau}: expected a finite number (-1: automatic)"
-                if not math.isfinite(self.tau)
-                else f"keep_above={self.keep_above}: expected more than 0"
-            )
+        if math.isnan(self.tau):
+            raise RecipeError("tau=nan: expected a number of nats, or -1 to choose it by itself")
+        if not self.keep_above > 0:
+            raise RecipeError(f"keep_above={self.keep_above}: expected more than 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +96,7 @@ class _Solution:
     tau: float
     items: tuple[Item, ...]
     choice: Choice
+    harm: float
 
 
 class Hmc:
@@ -165,17 +163,19 @@ class Hmc:
     def _solve(
         self, menu: Menu, sensitivities: Sensitivities, limits: Mapping[str, int]
     ) -> _Solution:
-        """Group, search, and group again at the removed fractions that the search arrived at."""
+        """Group, search, and group again at the removed fractions that the search arrived at.
+
+        Of the rounds the one with the least harm counts: a later one may have done worse.
+        """
         fractions = {unit.name: self.settings.fractions for unit in menu.units}
-        best: _Solution | None = None
+        solutions: list[_Solution] = []
         for _ in range(self.settings.rounds):
             solution = self._round(menu, sensitivities, limits, fractions)
-            if best is not None and solution.labels == best.labels:
+            if solutions and solution.labels == solutions[-1].labels:
                 break
-            best = solution
+            solutions.append(solution)
             fractions = _solved_fractions(menu, solution, fractions)
-        assert best is not None
-        return best
+        return min(solutions, key=lambda one: one.harm)
 
     def _round(
         self,
@@ -186,19 +186,21 @@ class Hmc:
     ) -> _Solution:
         curves = sensitivities.curves
         difference = differences(menu.units, curves, fractions, sensitivities.noise)
-        harm = {
+        per_mac = {
             unit.name: _mean_harm(curves[unit.name], fractions[unit.name]) / max(unit.cost.macs, 1)
             for unit in menu.units
         }
         rule = self._rule()
-        labels = labels_of(menu.units, difference, harm, rule)
+        labels = labels_of(menu.units, difference, per_mac, rule)
         tau = threshold(difference, rule)
         harm_of = _harm_of(menu, sensitivities)
         for wider in relaxed(menu, labels, difference, rule.variant, tuple(limits)):
             items = menu.items(wider)
-            choice = solve(menu.problem(items, harm_of, limits))
+            problem = menu.problem(items, harm_of, limits)
+            choice = solve(problem)
             if choice is not None:
-                return _Solution(wider, difference, tau, items, choice)
+                harm = problem.harm(choice)
+                return _Solution(wider, difference, tau, items, choice, harm)
         smallest = menu.smallest(self.settings.variant)
         reached = ", ".join(f"{name} {getattr(smallest, name):,}" for name in limits)
         asked = ", ".join(f"{name} {limit:,}" for name, limit in limits.items())

@@ -6,6 +6,7 @@ from torch import nn
 
 from lissom.errors import BudgetError, RecipeError
 from lissom.graph.capture import capture
+from lissom.methods import hmc
 from lissom.methods.hmc import Hmc, HmcSettings
 from lissom.methods.importance import cuts_of
 from lissom.methods.menu import FAMILIES
@@ -217,10 +218,8 @@ def test_statistics_images_bound_the_statistics(view):
     assert one.sensitivities != other.sensitivities
 
 
-def test_rounds_group_again_at_the_solved_fractions(view):
-    # Little is better pruned, much is better decomposed; the budget asks for much.
-    prune = HarmCurve.through([(0.25, 1e-3), (0.9, 1.0)])
-    decompose = HarmCurve.through([(0.25, 1e-2), (0.9, 2e-2)])
+def solved_labels(view, prune: HarmCurve, decompose: HarmCurve, rounds: int) -> dict[str, str]:
+    """Group and search with curves that are given for all units."""
     units = units_of(view.graph, ())
     scores = {unit.name: torch.rand(unit.group.channels) for unit in units if unit.group}
     pricer = Pricer(view.model, view.graph)
@@ -233,13 +232,27 @@ def test_rounds_group_again_at_the_solved_fractions(view):
         prune_harm=lambda unit, kept: prune(1 - len(kept) / unit.group.channels),
         rank_harm=lambda layer, option: decompose(1 - option.fraction),
     )
+    method = Hmc(replace(FAST, rounds=rounds, tau=0.0, fractions=(0.25,)))
     limits = Budget.parse("macs=0.2").limits(view.graph.cost)
-    labels = {}
-    for rounds in (1, 2):
-        method = Hmc(replace(FAST, rounds=rounds, tau=0.0, fractions=(0.25,)))
-        labels[rounds] = method._solve(menu, measured, limits).labels
-    assert labels[1]["a"] == "prune"
-    assert labels[2]["a"] == "decompose"
+    return dict(method._solve(menu, measured, limits).labels)
+
+
+def test_rounds_group_again_at_the_solved_fractions(view):
+    # Little is better pruned, much is better decomposed; the budget asks for much.
+    prune = HarmCurve.through([(0.25, 1e-3), (0.9, 1.0)])
+    decompose = HarmCurve.through([(0.25, 1e-2), (0.9, 2e-2)])
+    assert solved_labels(view, prune, decompose, rounds=1)["a"] == "prune"
+    assert solved_labels(view, prune, decompose, rounds=2)["a"] == "decompose"
+
+
+def test_a_round_that_does_worse_does_not_count(view, monkeypatch):
+    flat = HarmCurve.through([(0.25, 1e-3), (0.9, 2e-3)])
+    steep = HarmCurve.through([(0.25, 1e-2), (0.9, 1.0)])
+    misled = dict.fromkeys(("stem", "a", "c", "head"), (0.0, 0.0))
+    monkeypatch.setattr(hmc, "_solved_fractions", lambda *_: misled)
+    once = solved_labels(view, flat, steep, rounds=1)
+    assert solved_labels(view, flat, steep, rounds=2) == once
+    assert once["a"] == "prune"
 
 
 @pytest.mark.parametrize(
