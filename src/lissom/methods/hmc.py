@@ -80,6 +80,9 @@ class HmcSettings:
             )
         if not self.fractions or not all(0 < x < 1 for x in self.fractions):
             raise RecipeError(f"fractions={list(self.fractions)}: expected numbers in (0, 1)")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
         for name in ("images", "statistics_images", "rounds"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name}={getattr(self, name)}: expected at least 1")
