@@ -47,7 +47,8 @@ class HmcSettings:
         statistics_images: Calibration images for the input covariances.
         tau: Half width of the group ``both`` in nats of log harm; -1: a quarter of the median
             difference.
-        keep_above: Units that harm more per MAC than this many times the median unit are kept.
+        keep_above: Units that harm more per MAC than this many times the median unit are kept
+            whole whatever the budget; infinite: the search alone decides what stays whole.
         rounds: How often the groups are formed: first at ``fractions``, then again at the removed
             fractions that were solved for.
         whiten: Factorize against the input covariance (least output error) rather than the weight.
@@ -62,7 +63,7 @@ class HmcSettings:
     images: int = 512
     statistics_images: int = 2048
     tau: float = -1.0
-    keep_above: float = 20.0
+    keep_above: float = math.inf
     rounds: int = 2
     whiten: bool = True
     rebuild: bool = True
@@ -101,6 +102,12 @@ class _Solution:
     choice: Choice
     harm: float
 
+    @property
+    def groups(self) -> dict[str, str]:
+        """Give the labels as they came out: a unit that the search left whole is kept."""
+        taken = {item.unit for item, option in zip(self.items, self.choice, strict=True) if option}
+        return {name: label if name in taken else KEEP for name, label in self.labels.items()}
+
 
 class Hmc:
     """Measures, groups, searches, factorizes.
@@ -136,7 +143,8 @@ class Hmc:
         pricer = Pricer(view.model, view.graph)
         cuts = cuts_of(units, scores, view.round_to)
         menu = menu_of(units, cuts, pricer, settings.families, view.round_to)
-        probing = Probing(view, scores, settings.families, weights, pricer)
+        statistics = f"statistics_images={settings.statistics_images}"
+        probing = Probing(view, scores, settings.families, weights, pricer, statistics)
         sensitivities = probing.measure(units, settings.fractions, settings.images)
         view.say(sensitivities.summary)
         solution = self._solve(menu, sensitivities, budget.limits(view.graph.cost))
@@ -146,7 +154,7 @@ class Hmc:
             plan=Plan(decisions),
             values=values,
             predicted=pricer.price(configuration),
-            labels=_layer_labels(view.graph, units, solution.labels),
+            labels=_layer_labels(view.graph, units, solution.groups),
             sensitivities=sensitivities.by_layer(units),
             evidence=_evidence(settings, solution, sensitivities, units),
         )
@@ -278,7 +286,7 @@ def _evidence(
             {
                 "name": unit.name,
                 "layers": list(unit.members),
-                "label": solution.labels[unit.name],
+                "label": solution.groups[unit.name],
                 "difference": solution.difference.get(unit.name),
                 "curves": {
                     family: curve.points

@@ -32,8 +32,10 @@ class Probe:
     Attributes:
         unit: Name of the unit.
         family: ``prune`` or ``decompose``.
-        layer: The only layer that is changed, or "" where the whole unit is.
-        removed: MACs removed anywhere / MACs of the unit's producers.
+        layer: The layer that is decomposed, or "" where the unit is pruned.
+        asked: Removed fraction that was aimed at.
+        removed: What is removed: MACs anywhere in the network / MACs of the unit's producers for
+            ``prune``, MACs of the layer / those it had for ``decompose``.
         error: Relative output error of the layer (0 where it is not defined).
         candidate: What to run.
     """
@@ -41,6 +43,7 @@ class Probe:
     unit: str
     family: str
     layer: str
+    asked: float
     removed: float
     error: float
     candidate: Candidate
@@ -98,6 +101,7 @@ class Probing:
         families: Decompositions on offer.
         weights: Computes the changed weights.
         pricer: Tells what a cut removes.
+        statistics: How the statistics behind the weights were taken, for the cache.
     """
 
     view: ModelView
@@ -105,6 +109,7 @@ class Probing:
     families: Sequence[str]
     weights: WeightMath
     pricer: Pricer
+    statistics: str = ""
     _removed: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
 
     def measure(
@@ -134,12 +139,7 @@ class Probing:
         measured = list(zip(probes, harms.mean, strict=True))
         curves = {
             unit.name: {
-                family: HarmCurve.through(
-                    (probe.removed, harm)
-                    for probe, harm in measured
-                    if (probe.unit, probe.family) == (unit.name, family)
-                    and (not probe.layer or len(unit.layers) == 1)
-                )
+                family: HarmCurve.through(self._points(unit, family, measured))
                 for family in unit.families
             }
             for unit in units
@@ -166,13 +166,37 @@ class Probing:
         forwards = {"naive": float(harms.forwards), "run": harms.forwards_run}
         return Sensitivities(curves, layer_curves, harms.noise, forwards, prune_harm, rank_harm)
 
+    def _points(
+        self, unit: Unit, family: str, measured: Sequence[tuple[Probe, float]]
+    ) -> list[tuple[float, float]]:
+        """Give the (removed fraction, harm) points of a unit, one per fraction that was asked for.
+
+        Layers of one unit are decomposed one at a time and their harms added, as the search adds
+        them: all producers of a residual stream at once would harm more than their sum, and the
+        unit would look worse than the many single units beside it whose harms are added, too.
+        """
+        own = [
+            (probe, harm)
+            for probe, harm in measured
+            if (probe.unit, probe.family) == (unit.name, family)
+        ]
+        total = max(unit.cost.macs, 1)
+        points = []
+        for asked in dict.fromkeys(probe.asked for probe, _ in own):
+            parts = [(probe, harm) for probe, harm in own if probe.asked == asked]
+            gone = sum(probe.removed * self._macs(unit, probe) for probe, _ in parts)
+            points.append((gone / total, sum(harm for _, harm in parts)))
+        return points
+
+    def _macs(self, unit: Unit, probe: Probe) -> int:
+        """Give the MACs that a probe's removed fraction refers to."""
+        return self.view.graph.layer(probe.layer).cost.macs if probe.layer else unit.cost.macs
+
     def _probes(self, unit: Unit, fractions: Sequence[float]) -> list[Probe]:
         probes = self._prune_probes(unit, fractions) if unit.group is not None else []
         for x in fractions:
-            single = [probe for layer in unit.layers if (probe := self._rank_probe(unit, layer, x))]
-            probes.extend(single)
-            if len(single) > 1:
-                probes.append(self._joint(unit, single))
+            singles = (self._rank_probe(unit, layer, x) for layer in unit.layers)
+            probes.extend(probe for probe in singles if probe is not None)
         return probes
 
     def _prune_probes(self, unit: Unit, fractions: Sequence[float]) -> list[Probe]:
@@ -187,8 +211,8 @@ class Probing:
             {min(counts, key=lambda n: abs(removed[n] - x)): x for x in fractions} if counts else {}
         )
         return [
-            Probe(unit.name, "prune", "", removed[n], 0.0, self._cut_candidate(unit, cuts[n]))
-            for n in sorted(chosen, reverse=True)
+            Probe(unit.name, "prune", "", x, removed[n], 0.0, self._cut_candidate(unit, cuts[n]))
+            for n, x in sorted(chosen.items(), reverse=True)
         ]
 
     def _cut_candidate(self, unit: Unit, kept: tuple[int, ...]) -> Candidate:
@@ -197,10 +221,14 @@ class Probing:
         removed = self._removed_by(unit, kept)
         overrides = self.weights.pruned({group.name: kept})
         if group.exact and overrides:
-            return Candidate(unit.name, "prune", removed, overrides)
+            return Candidate(unit.name, "prune", removed, overrides, recipe=self._recipe(kept))
         configuration = Configuration({group.name: kept})
         rebuild = lambda: self._built(configuration)  # noqa: E731  (one expression, used once)
-        return Candidate(unit.name, "prune", removed, overrides, rebuild)
+        return Candidate(unit.name, "prune", removed, overrides, rebuild, self._recipe(kept))
+
+    def _recipe(self, what: object) -> str:
+        weights = self.weights
+        return f"{what} whiten={weights.whiten} rebuild={weights.rebuild} {self.statistics}"
 
     def _built(self, configuration: Configuration) -> nn.Module:
         decisions, values = self.weights.realise(configuration)
@@ -220,23 +248,14 @@ class Probing:
             error = self.weights.output_error(layer, dense)
             if best is None or error < best.error:
                 candidate = Candidate(
-                    f"{unit.name}/{layer}", "decompose", removed, {f"{layer}.weight": dense}
+                    f"{unit.name}/{layer}",
+                    "decompose",
+                    removed,
+                    {f"{layer}.weight": dense},
+                    recipe=self._recipe(low_rank),
                 )
-                best = Probe(unit.name, "decompose", layer, removed, error, candidate)
+                best = Probe(unit.name, "decompose", layer, x, removed, error, candidate)
         return best
-
-    def _joint(self, unit: Unit, single: Sequence[Probe]) -> Probe:
-        """Decompose all layers of a unit at once."""
-        overrides = {
-            name: tensor for probe in single for name, tensor in probe.candidate.overrides.items()
-        }
-        gone = sum(probe.removed * self._macs(probe.layer) for probe in single)
-        removed = gone / max(unit.cost.macs, 1)
-        candidate = Candidate(unit.name, "decompose", removed, overrides)
-        return Probe(unit.name, "decompose", "", removed, 0.0, candidate)
-
-    def _macs(self, layer: str) -> int:
-        return self.view.graph.layer(layer).cost.macs
 
     def _removed_by(self, unit: Unit, kept: tuple[int, ...]) -> float:
         key = (unit.name, kept)

@@ -31,6 +31,9 @@ class Candidate:
             compute if the candidate were taken.
         rebuild: For what overrides can't imitate (operators that compute over channels): gives the
             changed network itself, which is then run whole.
+        recipe: What determines the overrides, given the network and the calibration data; the cache
+            then finds the harm again although the last bits of the weights depend on the number of
+            threads. "": the weights themselves are the key.
     """
 
     unit: str
@@ -38,11 +41,13 @@ class Candidate:
     removed: float
     overrides: Mapping[str, Tensor]
     rebuild: Callable[[], nn.Module] | None = None
+    recipe: str = ""
 
     @property
     def key(self) -> str:
-        """Name for the cache: the unit, the family, and a hash of the changed weights."""
-        return f"{self.unit}|{self.family}|{self.removed:.6f}|{content_hash(self.overrides)}"
+        """Name for the cache: the unit, the family, and what determines the changed weights."""
+        what = self.recipe or content_hash(self.overrides)
+        return f"{self.unit}|{self.family}|{self.removed:.6f}|{what}"
 
 
 @dataclass(frozen=True, slots=True)
