@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lissom.errors import DataError, ModelError
 from lissom.graph.replay import Replay
+from lissom.graph.whole_run import WholeRun, replay_of
 from lissom.progress import meter
 from lissom.sensitivity.cache import HarmCache, content_hash, fingerprint
 from lissom.task import Task
@@ -110,7 +110,7 @@ def measure(
     facts = {"batch": size, "inputs": _inputs_hash(chosen), "task": _task_name(task)}
     store = HarmCache(cache, fingerprint(model, facts))
     keys = [candidate.key for candidate in candidates]
-    replay: Replay | _WholeRuns | None = None
+    replay: Replay | WholeRun | None = None
     forwards, forwards_run = 0, 0.0
     with torch.no_grad(), meter("sensitivity", len(chosen) * len(candidates)) as bar:
         for index, inputs in enumerate(chosen):
@@ -118,7 +118,7 @@ def measure(
             bar.advance(len(candidates) - len(missing))
             if not missing:
                 continue
-            replay = replay or _runner(model, inputs)
+            replay = replay or replay_of(model, inputs)
             reference = replay.record(inputs)
             forwards, forwards_run = forwards + 1, forwards_run + 1
             for i in missing:
@@ -132,34 +132,8 @@ def measure(
     return _summary([store.harms[key][: len(chosen)] for key in keys], size, forwards, forwards_run)
 
 
-class _WholeRuns:
-    """Stands in for ``Replay`` where a network's code can't be followed: every run is whole."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._inputs: tuple[Tensor, ...] = ()
-
-    def record(self, inputs: tuple[Tensor, ...]) -> Any:
-        self._inputs = inputs
-        return self._model(*inputs)
-
-    def run(self, overrides: Mapping[str, Tensor]) -> Any:
-        return functional_call(self._model, dict(overrides), self._inputs)
-
-    def affected(self, names: Iterable[str]) -> float:
-        del names
-        return 1.0
-
-
-def _runner(model: nn.Module, inputs: tuple[Tensor, ...]) -> Replay | _WholeRuns:
-    try:
-        return Replay(model, inputs)
-    except ModelError:
-        return _WholeRuns(model)
-
-
 def _outputs(
-    candidate: Candidate, replay: Replay | _WholeRuns, inputs: tuple[Tensor, ...]
+    candidate: Candidate, replay: Replay | WholeRun, inputs: tuple[Tensor, ...]
 ) -> tuple[Any, float]:
     if candidate.rebuild is not None:
         return candidate.rebuild()(*inputs), 1.0
