@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -132,8 +133,10 @@ def test_another_network_is_refused(data, network, tmp_path):
         train(other, data, TASK, SETTINGS, checkpoint=Checkpoint(tmp_path))
 
 
+# A test run in the background ignores SIGINT, and its children with it: the script listens again.
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 import torch
 from torch import nn
@@ -163,10 +166,13 @@ def test_a_signal_leaves_a_usable_checkpoint(tmp_path, number):
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
     ) as run:
         run.stdout.readline()
-        while not checkpoint.path.exists() and run.poll() is None:
-            pass
-        run.send_signal(number)
-        run.wait(timeout=60)
+        try:
+            while not checkpoint.path.exists() and run.poll() is None:
+                time.sleep(0.01)
+            run.send_signal(number)
+            run.wait(timeout=60)
+        finally:
+            run.kill()
     assert run.returncode != 0
     with pytest.raises(RecipeError) as refused:
         checkpoint.load({})  # whole: it can say what it is
