@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 
 from torch import Tensor, nn
 
@@ -223,7 +223,7 @@ class Probing:
         if group.exact and overrides:
             return Candidate(unit.name, "prune", removed, overrides, recipe=self._recipe(kept))
         configuration = Configuration({group.name: kept})
-        rebuild = lambda: self._built(configuration)  # noqa: E731  (one expression, used once)
+        rebuild = partial(self._built, configuration)
         return Candidate(unit.name, "prune", removed, overrides, rebuild, self._recipe(kept))
 
     def _recipe(self, what: object) -> str:

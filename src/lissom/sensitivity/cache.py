@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from lissom.errors import LissomError
 
 
 def fingerprint(model: nn.Module, facts: Mapping[str, Any]) -> str:
@@ -45,13 +46,23 @@ class HarmCache:
             self.harms = _read(self._path)
 
     def save(self) -> None:
-        """Write to disk, whole or not at all."""
+        """Write to disk, whole or not at all.
+
+        Raises:
+            LissomError: The folder can't be written to.
+        """
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.harms))
-        os.replace(temporary, self._path)  # noqa: PTH105  (atomic on one file system)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(self.harms))
+            temporary.replace(self._path)
+        except OSError as error:
+            raise LissomError(
+                f"{self._path}: the measured sensitivities can't be kept ({error.strerror}); free "
+                "some space, or name another folder in the environment variable LISSOM_CACHE"
+            ) from error
 
 
 def _read(path: Path) -> dict[str, list[float]]:

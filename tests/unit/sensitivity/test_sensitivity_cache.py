@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from lissom.errors import LissomError
 from lissom.sensitivity.cache import HarmCache, content_hash, fingerprint
 
 
@@ -53,3 +54,10 @@ def test_a_damaged_file_counts_as_empty(tmp_path, content):
 def test_of_a_partly_damaged_file_the_sound_entries_count(tmp_path):
     (tmp_path / "harms-k.json").write_text('{"u": [0.5], "v": null}')
     assert HarmCache(tmp_path, "k").harms == {"u": [0.5]}
+
+
+def test_a_folder_that_cant_be_written_is_named_with_a_way_out(tmp_path):
+    occupied = tmp_path / "file"
+    occupied.write_text("not a folder")
+    with pytest.raises(LissomError, match=r"file.*LISSOM_CACHE"):
+        HarmCache(occupied, "key").save()
