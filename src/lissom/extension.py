@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from lissom.errors import RecipeError
@@ -16,6 +17,60 @@ from lissom.plan.budget import Budget
 from lissom.plan.cost import Cost
 from lissom.plan.plan import Plan
 from lissom.task import Data, Task
+
+
+@dataclass(frozen=True, slots=True)
+class StepState:
+    """Where a training is, right after an optimizer step.
+
+    Attributes:
+        learning_rate: That the step was made with.
+        step: From 0.
+        steps: Of the whole training.
+        optimizer: That made the step; who rescales a parameter rescales its momenta there.
+    """
+
+    learning_rate: float
+    step: int
+    steps: int
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, in (0, 1]."""
+        return (self.step + 1) / self.steps
+
+
+class Companion(Protocol):
+    """What takes part in every step of a training: relaxations and the steering of their budget.
+
+    The training loop calls it; a loop of the user's own calls the same methods at the same places.
+    Nothing in ``penalty`` and ``after_step`` may make a GPU wait (no ``.item()``).
+    """
+
+    def without_decay(self) -> Iterable[nn.Parameter]:
+        """Give the parameters that weight decay must leave alone, besides norms and biases."""
+
+    def penalty(self) -> Tensor | None:
+        """Give a scalar to be added to the loss of the coming step, or None."""
+
+    def after_step(self, step: StepState) -> None:
+        """Edit stored tensors after an optimizer step (proximal step, gauge, annealing)."""
+
+    def after_average(self) -> None:
+        """Restore what averaging the weights over time broke (exact zeros)."""
+
+    def status(self) -> str:
+        """Give one phrase for the progress line; called every few dozen steps."""
+
+    def scalars(self) -> Mapping[str, float]:
+        """Give the values that the history and the logs keep of each epoch."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Give everything but the network's own tensors that an exact resume needs."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from ``state_dict``'s output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +88,9 @@ class ModelView:
         cache: Folder for results that outlive the run (sensitivities), or None.
         seed: For anything drawn at random.
         say: Takes one line of text for the user.
+        train: Trains a network in place with the run's settings, teacher and checkpoint, in the
+            company of a companion; gives the history, JSON-ready. None in a preview.
+        score: Gives the task's metric on the test set; for the report alone, never for a choice.
     """
 
     model: nn.Module
@@ -45,6 +103,8 @@ class ModelView:
     cache: Path | None = None
     seed: int = 0
     say: Callable[[str], None] = lambda _line: None
+    train: Callable[[nn.Module, Companion], Mapping[str, Any]] | None = None
+    score: Callable[[nn.Module], float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +119,8 @@ class Proposal:
             ``keep``), or "" for a layer without a choice of its own.
         sensitivities: Per layer and family the measured (removed fraction, harm) points.
         evidence: Anything else for the report, JSON-ready.
+        training: History of the training that the method did itself, or None. Recovery then only
+            recalibrates.
     """
 
     plan: Plan
@@ -69,16 +131,19 @@ class Proposal:
         default_factory=dict
     )
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] | None = None
 
 
 class Method(Protocol):
-    """A method that selects: it looks at a network and decides.
+    """A method: it looks at a network, may train a relaxed copy of it, and decides.
 
     Attributes:
         name: What ``--method`` calls it.
+        trains: Whether ``plan`` trains; a preview then stops at the feasibility table.
     """
 
     name: str
+    trains: bool
 
     def smallest(self, view: ModelView) -> Cost:
         """Give the smallest cost on the menu, per unit of cost, without any measurement."""

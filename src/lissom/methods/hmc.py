@@ -114,9 +114,11 @@ class Hmc:
 
     Attributes:
         name: ``hmc``; the variants are settings.
+        trains: False: recovery comes after the decision.
     """
 
     name = "hmc"
+    trains = False
 
     def __init__(self, settings: HmcSettings | None = None) -> None:
         self.settings = settings or HmcSettings()
