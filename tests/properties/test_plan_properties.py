@@ -9,6 +9,7 @@ from lissom.plan.decision import Decision
 from lissom.plan.fold import FoldBatchNorm
 from lissom.plan.keep_channels import AxisCut, KeepChannels
 from lissom.plan.low_rank import ChannelSVD, Tucker2
+from lissom.plan.merge import Merge
 from lissom.plan.plan import Plan, Source, decision_kinds
 
 NAMES = st.text(max_size=12)  # any Unicode: a file must not care
@@ -32,6 +33,7 @@ KINDS: dict[type[Decision], st.SearchStrategy[Decision]] = {
     Tucker2: st.builds(Tucker2, NAMES, NUMBERS, NUMBERS),
     ChannelSVD: st.builds(ChannelSVD, NAMES, NUMBERS),
     FoldBatchNorm: st.builds(FoldBatchNorm, NAMES, NAMES),
+    Merge: st.builds(Merge, NAMES),
 }
 PLANS = st.builds(
     Plan,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,16 @@ from torch import Tensor, nn
 from lissom.artifacts import weights_content
 from lissom.export.onnx import OnnxCheck, export_onnx
 from lissom.extension import Proposal
-from lissom.graph.layers import LayerSpec, ModelGraph
+from lissom.graph.layers import ModelGraph
 from lissom.measure.latency import Conditions, Latency, onnx_latency
 from lissom.pipeline.feasibility import Feasibility
+from lissom.pipeline.layer_rows import layer_rows
 from lissom.plan.budget import Budget
 from lissom.plan.cost import Cost
-from lissom.plan.decision import Decision
-from lissom.plan.keep_channels import KeepChannels
-from lissom.plan.low_rank import ChannelSVD, Tucker2
 from lissom.plan.plan import Plan
 from lissom.report.provenance import gather_provenance
 from lissom.report.report import (
     BudgetRow,
-    LayerRow,
-    LayerState,
     Measured,
     MetricValue,
     Report,
@@ -124,7 +120,9 @@ def report_of(
         budget=_budget_rows(
             run.budget, run.feasibility, original.graph.cost, compressed.graph.cost
         ),
-        layers=tuple(layer_rows(run)),
+        layers=tuple(
+            layer_rows(original.graph, compressed.graph, [stage.proposal for stage in run.stages])
+        ),
         refusals=original.graph.refusals,
         provenance=gather_provenance(
             int(run.settings["recover"]["seed"]),
@@ -145,39 +143,6 @@ def report_of(
         warnings=_warnings(compressed.graph.cost, predicted),
     )
     return report, content
-
-
-def layer_rows(run: Run) -> list[LayerRow]:
-    """Give one row per layer of the original, with what became of it."""
-    original, compressed = run.sides
-    proposal = run.stages[0].proposal
-    after = _by_original(original.graph, compressed.graph)
-    # The plan may begin with decisions of earlier runs, which made what is the original here.
-    decisions = [one for stage in run.stages for one in stage.proposal.plan.decisions]
-    cut = _cut_layers(decisions)
-    ranks = {one.layer: one for one in decisions if isinstance(one, (Tucker2, ChannelSVD))}
-    units = {
-        layer: unit["name"]
-        for unit in proposal.evidence.get("units", ())
-        for layer in unit["layers"]
-    }
-    rows = []
-    for spec in original.graph.layers:
-        low_rank = ranks.get(spec.name)
-        parts = after.get(spec.name, [])
-        rows.append(
-            LayerRow(
-                name=spec.name,
-                kind=spec.kind,
-                before=_state([spec], None),
-                after=_state(parts, low_rank),
-                unit=units.get(spec.name, ""),
-                group=proposal.labels.get(spec.name, "") if spec.cost.macs else "",
-                decision=_decision_text(spec, parts, low_rank, cut),
-                sensitivities=proposal.sensitivities.get(spec.name, {}),
-            )
-        )
-    return rows
 
 
 def _exported(
@@ -221,69 +186,6 @@ def _budget_rows(
         )
         for quantity, limit in budget.limits(original).items()
     )
-
-
-def _by_original(original: ModelGraph, compressed: ModelGraph) -> dict[str, list[LayerSpec]]:
-    """Give, per layer of the original, the layers that stand in its place."""
-    names = {layer.name for layer in original.layers}
-    found: dict[str, list[LayerSpec]] = {}
-    for layer in compressed.layers:
-        name = layer.name
-        while name not in names and "." in name:
-            name = name.rpartition(".")[0]
-        found.setdefault(name, []).append(layer)
-    return found
-
-
-def _state(parts: Sequence[LayerSpec], low_rank: Tucker2 | ChannelSVD | None) -> LayerState:
-    cost = sum((part.cost for part in parts), Cost())
-    ranks: tuple[int | None, int | None] = (None, None)
-    if isinstance(low_rank, Tucker2):
-        ranks = (low_rank.rank_in, low_rank.rank_out)
-    elif isinstance(low_rank, ChannelSVD):
-        ranks = (None, low_rank.rank)
-    if not parts or not parts[0].cost.macs:
-        return LayerState(cost, None, None, *ranks)
-    axis = -1 if parts[0].kind == "linear" else 0
-    inputs, outputs = parts[0].input_shape[axis], parts[-1].output_shape[axis]
-    return LayerState(cost, inputs, outputs, *ranks)
-
-
-def _decision_text(
-    spec: LayerSpec,
-    parts: Sequence[LayerSpec],
-    low_rank: Tucker2 | ChannelSVD | None,
-    cut: Collection[str],
-) -> str:
-    words = []
-    if parts and spec.cost.macs and spec.name in cut:
-        before, after = _state([spec], None), _state(parts, None)
-        words += [
-            f"{side} channels {old}→{new}"
-            for side, old, new in (
-                ("input", before.in_channels, after.in_channels),
-                ("output", before.out_channels, after.out_channels),
-            )
-            if old != new
-        ]
-    elif spec.name in cut:
-        words.append("cut with the layers around it")
-    if isinstance(low_rank, Tucker2):
-        words.append(f"tucker2 {low_rank.rank_in}/{low_rank.rank_out}")
-    elif isinstance(low_rank, ChannelSVD):
-        words.append(f"channel_svd {low_rank.rank}")
-    return ", ".join(words)
-
-
-def _cut_layers(decisions: Iterable[Decision]) -> set[str]:
-    """Name the layers of which a tensor was cut."""
-    return {
-        name.rpartition(".")[0]
-        for decision in decisions
-        if isinstance(decision, KeepChannels)
-        for axis_cut in decision.cuts
-        for name, _ in axis_cut.axes
-    }
 
 
 def _warnings(measured: Cost, predicted: Cost) -> tuple[str, ...]:

@@ -18,9 +18,10 @@ from lissom.plan.fields import Fields
 from lissom.plan.fold import FoldBatchNorm
 from lissom.plan.keep_channels import KeepChannels
 from lissom.plan.low_rank import ChannelSVD, Tucker2
+from lissom.plan.merge import Merge
 
 FORMAT = 1
-_BUILT_IN: tuple[type[Decision], ...] = (KeepChannels, Tucker2, ChannelSVD, FoldBatchNorm)
+_BUILT_IN: tuple[type[Decision], ...] = (KeepChannels, Tucker2, ChannelSVD, FoldBatchNorm, Merge)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,158 @@
+"""One row of the report per layer: what became of it, in numbers and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from lissom.extension import Proposal
+from lissom.graph.layers import LayerSpec, ModelGraph
+from lissom.plan.cost import Cost
+from lissom.plan.decision import Decision
+from lissom.plan.keep_channels import KeepChannels
+from lissom.plan.low_rank import ChannelSVD, Tucker2
+from lissom.plan.merge import Merge
+from lissom.report.report import LayerRow, LayerState
+
+
+@dataclass(frozen=True, slots=True)
+class _Factors:
+    decision: Tucker2 | ChannelSVD | None = None
+    merged: bool = False  # back into one layer
+
+
+def layer_rows(
+    original: ModelGraph, compressed: ModelGraph, proposals: Sequence[Proposal]
+) -> list[LayerRow]:
+    """Give one row per layer of the original, with what became of it.
+
+    Args:
+        original: What the original network is made of.
+        compressed: What the new one is made of, measured on itself.
+        proposals: What each stage decided, in order; labels, units and sensitivities are the
+            first's.
+    """
+    first = proposals[0]
+    after = _by_original(original, compressed)
+    # The plan may begin with decisions of earlier runs, which made what is the original here.
+    decisions = [one for proposal in proposals for one in proposal.plan.decisions]
+    cut, factors = _cut_layers(decisions), _factors(decisions)
+    units = {
+        layer: unit["name"] for unit in first.evidence.get("units", ()) for layer in unit["layers"]
+    }
+    rows = []
+    for spec in original.layers:
+        of_layer = factors.get(spec.name) or factors.get(_parent(spec.name), _Factors())
+        parts = after.get(spec.name, [])
+        rows.append(
+            LayerRow(
+                name=spec.name,
+                kind=spec.kind,
+                before=_state([spec], _Factors()),
+                after=_state(parts, of_layer),
+                unit=units.get(spec.name, ""),
+                group=first.labels.get(spec.name, "") if spec.cost.macs else "",
+                decision=_decision_text(spec, parts, of_layer, cut),
+                sensitivities=first.sensitivities.get(spec.name, {}),
+            )
+        )
+    return rows
+
+
+def _by_original(original: ModelGraph, compressed: ModelGraph) -> dict[str, list[LayerSpec]]:
+    """Give, per layer of the original, the layers that stand in its place."""
+    names = [layer.name for layer in original.layers]
+    found: dict[str, list[LayerSpec]] = {}
+    for layer in compressed.layers:
+        name = layer.name
+        while name not in names and "." in name:
+            name = _parent(name)
+        if name not in names:  # merged from layers of the original: in the place of the first
+            name = next((one for one in names if _parent(one) == layer.name), name)
+        found.setdefault(name, []).append(layer)
+    return found
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _state(parts: Sequence[LayerSpec], factors: _Factors) -> LayerState:
+    cost = sum((part.cost for part in parts), Cost())
+    ranks: tuple[int | None, int | None] = (None, None)
+    decision = None if factors.merged else factors.decision
+    if isinstance(decision, Tucker2):
+        ranks = (decision.rank_in, decision.rank_out)
+    elif isinstance(decision, ChannelSVD):
+        ranks = (None, decision.rank)
+    if not parts or not parts[0].cost.macs:
+        return LayerState(cost, None, None, *ranks)
+    axis = -1 if parts[0].kind == "linear" else 0
+    inputs, outputs = parts[0].input_shape[axis], parts[-1].output_shape[axis]
+    return LayerState(cost, inputs, outputs, *ranks)
+
+
+def _decision_text(
+    spec: LayerSpec,
+    parts: Sequence[LayerSpec],
+    factors: _Factors,
+    cut: Collection[str],
+) -> str:
+    words = []
+    if parts and spec.cost.macs and spec.name in cut:
+        before, after = _state([spec], _Factors()), _state(parts, _Factors())
+        words += [
+            f"{side} channels {old}→{new}"
+            for side, old, new in (
+                ("input", before.in_channels, after.in_channels),
+                ("output", before.out_channels, after.out_channels),
+            )
+            if old != new
+        ]
+    elif spec.name in cut:
+        words.append("cut with the layers around it")
+    if factors.decision is not None:
+        words.append(_low_rank_text(spec, factors.decision, factors))
+    elif factors.merged:
+        words.append("merged into one layer")
+    return ", ".join(words)
+
+
+def _low_rank_text(spec: LayerSpec, decision: Tucker2 | ChannelSVD, factors: _Factors) -> str:
+    if isinstance(decision, Tucker2):
+        words = f"tucker2 {decision.rank_in}/{decision.rank_out}"
+    else:
+        words = f"channel_svd {decision.rank}"
+        # The cost of a layer that runs at several sizes does not tell the sizes of its matrix.
+        if factors.merged and spec.calls == 1:
+            words += f" of {_full_rank(spec)}"
+    return f"{words}, merged into one layer" if factors.merged else words
+
+
+def _full_rank(spec: LayerSpec) -> int:
+    """Give the smaller side of the weight as a matrix (out, in * kH * kW)."""
+    outputs = spec.output_shape[-1 if spec.kind == "linear" else 0]
+    return min(outputs, spec.cost.macs // prod(spec.output_shape))
+
+
+def _factors(decisions: Iterable[Decision]) -> dict[str, _Factors]:
+    """Give, per decomposed layer, the last decomposition and whether it was merged after."""
+    found: dict[str, _Factors] = {}
+    for decision in decisions:
+        if isinstance(decision, (Tucker2, ChannelSVD)):
+            found[decision.layer] = _Factors(decision)
+        elif isinstance(decision, Merge):
+            found[decision.layer] = replace(found.get(decision.layer, _Factors()), merged=True)
+    return found
+
+
+def _cut_layers(decisions: Iterable[Decision]) -> set[str]:
+    """Name the layers of which a tensor was cut."""
+    return {
+        _parent(name)
+        for decision in decisions
+        if isinstance(decision, KeepChannels)
+        for axis_cut in decision.cuts
+        for name, _ in axis_cut.axes
+    }

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lissom.extension import Proposal
+from lissom.graph.capture import capture
+from lissom.pipeline.layer_rows import layer_rows
+from lissom.plan.build import build
+from lissom.plan.cost import Cost
+from lissom.plan.decision import Decision
+from lissom.plan.low_rank import ChannelSVD, Tucker2
+from lissom.plan.merge import Merge
+from lissom.plan.plan import Plan
+from lissom.report.report import LayerRow
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.Conv2d(16, 8, 1),
+        nn.Flatten(),
+        nn.Linear(8 * 16, 4),
+    ).eval()
+
+
+def rows(*stages: tuple[Decision, ...], model: nn.Module | None = None) -> dict[str, LayerRow]:
+    """Compress a small network; only its structure counts."""
+    model = network() if model is None else model
+    inputs = (torch.zeros(1, 3, 4, 4),)
+    new = model
+    for decisions in stages:
+        new = build(new, Plan(decisions))
+    found = layer_rows(
+        capture(model, inputs),
+        capture(new, inputs),
+        [Proposal(Plan(decisions), {}, Cost()) for decisions in stages],
+    )
+    return {row.name: row for row in found}
+
+
+def test_a_merged_layer_is_one_layer_again_and_says_from_what() -> None:
+    row = rows((ChannelSVD("0", 14), Merge("0")))["0"]
+    assert row.decision == "channel_svd 14 of 16, merged into one layer"
+    assert (row.after.rank_in, row.after.rank_out) == (None, None)
+    assert row.after == row.before
+
+
+def test_the_full_rank_is_the_smaller_side_of_the_matrix() -> None:
+    decisions = (ChannelSVD("1", 3), Merge("1"), ChannelSVD("3", 2), Merge("3"))
+    of_layers = rows(decisions)
+    assert of_layers["1"].decision == "channel_svd 3 of 8, merged into one layer"
+    assert of_layers["3"].decision == "channel_svd 2 of 4, merged into one layer"
+
+
+def test_a_merge_in_a_later_stage_counts() -> None:
+    row = rows((Tucker2("0", 2, 5),), (Merge("0"),))["0"]
+    assert row.decision == "tucker2 2/5, merged into one layer"
+
+
+def test_a_layer_decomposed_again_is_no_merged_one() -> None:
+    row = rows((ChannelSVD("0", 14), Merge("0")), (ChannelSVD("0", 5),))["0"]
+    assert row.decision == "channel_svd 5"
+    assert row.after.rank_out == 5
+
+
+def test_the_parts_of_an_earlier_run_say_that_they_are_one_layer_now() -> None:
+    model = build(network(), Plan((ChannelSVD("0", 14),)))
+    parts = rows((Merge("0"),), model=model)
+    assert parts["0.first"].decision == parts["0.last"].decision == "merged into one layer"
+    costs = [row.after.cost.params for row in parts.values()]
+    assert costs[:2] == [3 * 9 * 16 + 16, 0]
+    assert sum(costs) == sum(p.numel() for p in network().parameters())
