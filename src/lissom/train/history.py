@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,7 @@ class EpochRecord:
         learning_rate: At the last step.
         images: How many were seen.
         seconds: Wall time.
+        scalars: What a companion of the training tells of the epoch, by name.
     """
 
     epoch: int
@@ -22,6 +24,7 @@ class EpochRecord:
     learning_rate: float
     images: int
     seconds: float
+    scalars: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

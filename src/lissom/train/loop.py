@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from lissom.errors import DataError, LissomError
+from lissom.extension import Companion, StepState
 from lissom.progress import Meter, meter
 from lissom.task import Data, Task
 from lissom.train.checkpoint import Checkpoint, Snapshot
@@ -24,6 +25,7 @@ from lissom.train.machine import Machine, choose_machine, lent, moved
 from lissom.train.schedule import MovingAverage, build_optimizer, learning_rate
 from lissom.train.seeding import own_randomness, seed_all
 from lissom.train.settings import TrainSettings
+from lissom.train.state import TrainingState
 
 # Fabric announces its precision at every start; the history says it too.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -32,7 +34,7 @@ _FABRIC_PRECISION = {"32": "32-true", "bf16": "bf16-mixed"}
 _CHECK_EVERY = 20  # steps between looks at the loss where a look makes the device wait
 
 
-def train(
+def train(  # noqa: PLR0913  (what is trained on what, and three optional parties)
     model: nn.Module,
     data: Data,
     task: Task,
@@ -40,6 +42,7 @@ def train(
     *,
     teacher: nn.Module | None = None,
     checkpoint: Checkpoint | None = None,
+    companion: Companion | None = None,
 ) -> History:
     """Train ``model`` in place on ``data.train``.
 
@@ -55,6 +58,8 @@ def train(
         settings: How to train.
         teacher: Distil from it: (1 - a) loss + a distance.
         checkpoint: Save after every epoch; continue if there is something saved.
+        companion: Takes part in every step: adds to the loss, then edits what the optimizer has
+            stepped to, before the moving average takes it in.
 
     Raises:
         DataError: ``data.train`` is empty or has no length.
@@ -66,7 +71,7 @@ def train(
         return _history((), machine, averaged=False)
     with own_randomness(), lent(model, machine.device):
         machine.take(model)
-        run = _Run(model, data, task, settings, machine)
+        run = _Run(model, data.train, task, settings, machine, companion)
         try:
             run.distil_from(teacher)
             records = run.all_epochs(checkpoint)
@@ -86,14 +91,15 @@ class _Run:
     def __init__(
         self,
         model: nn.Module,
-        data: Data,
+        loader: Iterable[Any],
         task: Task,
         settings: TrainSettings,
         machine: Machine,
+        companion: Companion | None,
     ) -> None:
         self._model, self._task, self._settings, self._machine = model, task, settings, machine
-        self._loader = data.train
-        self._steps = _length(data.train)
+        self._loader, self._companion = loader, companion
+        self._steps = _length(loader)
         self._teacher: Teacher | RememberedTeacher | None = None
         self._average = MovingAverage(model, settings.ema)
         device = machine.device
@@ -102,9 +108,11 @@ class _Run:
             devices=[device.index or 0] if device.type == "cuda" else 1,
             precision=_FABRIC_PRECISION[machine.precision],  # type: ignore[arg-type]
         )
-        self._network, self._optimizer = self._fabric.setup(
-            model, build_optimizer(model, settings), move_to_device=False
-        )
+        exempt = companion.without_decay() if companion is not None else ()
+        optimizer = build_optimizer(model, settings, exempt)
+        self._network, self._optimizer = self._fabric.setup(model, optimizer, move_to_device=False)
+        # Fabric's optimizer is a wrapper: the momenta are in the one inside.
+        self._state = TrainingState(model, optimizer, self._average, companion)
 
     def distil_from(self, network: nn.Module | None) -> None:
         """Use ``network`` as the teacher; None: there is none."""
@@ -127,6 +135,8 @@ class _Run:
                     checkpoint.save(self._snapshot(records), identity)
         if self._settings.ema:
             self._average.copy_to_model()
+            if self._companion is not None:
+                self._companion.after_average()
         return records
 
     def leave(self) -> None:
@@ -143,38 +153,44 @@ class _Run:
         if isinstance(self._teacher, RememberedTeacher):
             self._teacher.start_epoch(epoch)
         self._model.train()
-        began, images = time.perf_counter(), 0
+        began, images, status = time.perf_counter(), 0, ""
         total = torch.zeros((), device=self._machine.device)
         step = -1
         for step, batch in enumerate(self._loader):
             loss, size = self._step(epoch * self._steps + step, moved(batch, self._machine.device))
             total += loss
             images += size
+            if step % _CHECK_EVERY == 0:
+                status = self._status()
             if self._machine.device.type == "cpu" or step % _CHECK_EVERY == 0:
                 self._check(float(total), epoch, step)
                 speed = images / (time.perf_counter() - began)
                 mean = float(total) / (step + 1)
-                bar.advance(0, f"epoch {epoch + 1}, loss {mean:.3f}, {speed:,.0f} images/s")
+                bar.advance(0, f"epoch {epoch + 1}, loss {mean:.3f}, {speed:,.0f} images/s{status}")
             bar.advance()
         if step < 0:
             raise DataError("the training set gave no batch; expected at least one")
         self._check(float(total), epoch, step)
         rate = self._optimizer.param_groups[0]["lr"]
         mean, seconds = float(total) / (step + 1), time.perf_counter() - began
-        return EpochRecord(epoch, mean, rate, images, seconds)
+        return EpochRecord(epoch, mean, rate, images, seconds, self._scalars())
+
+    def _status(self) -> str:
+        said = self._companion.status() if self._companion is not None else ""
+        return f", {said}" if said else ""
+
+    def _scalars(self) -> dict[str, float]:
+        given = self._companion.scalars() if self._companion is not None else {}
+        return {name: float(value) for name, value in given.items()}
 
     def _step(self, step: int, batch: Any) -> tuple[Tensor, int]:
         """Make one optimizer step; give the loss (detached) and the number of images."""
         settings = self._settings
+        rate = learning_rate(step, settings.epochs * self._steps, settings)
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings.epochs * self._steps, settings)
+            group["lr"] = rate
         inputs = tuple(self._machine.images(tensor) for tensor in self._task.inputs(batch))
-        outputs = self._network(*inputs)
-        loss = self._task.loss(outputs, batch)
-        if self._teacher is not None:
-            share = settings.distillation
-            distance = self._task.distance(outputs, self._teacher(inputs), settings.temperature)
-            loss = (1 - share) * loss + share * distance
+        loss = self._loss(inputs, batch)
         self._optimizer.zero_grad(set_to_none=True)
         self._fabric.backward(loss)
         if settings.clip_norm:
@@ -185,9 +201,23 @@ class _Run:
                 error_if_nonfinite=False,
             )
         self._optimizer.step()
+        if self._companion is not None:
+            steps = settings.epochs * self._steps
+            self._companion.after_step(StepState(rate, step, steps, self._state.optimizer))
         if settings.ema:
             self._average.update(step)
         return loss.detach(), len(inputs[0])
+
+    def _loss(self, inputs: tuple[Tensor, ...], batch: Any) -> Tensor:
+        outputs = self._network(*inputs)
+        loss = self._task.loss(outputs, batch)
+        if self._teacher is not None:
+            share = self._settings.distillation
+            temperature = self._settings.temperature
+            distance = self._task.distance(outputs, self._teacher(inputs), temperature)
+            loss = (1 - share) * loss + share * distance
+        penalty = self._companion.penalty() if self._companion is not None else None
+        return loss if penalty is None else loss + penalty
 
     def _check(self, total: float, epoch: int, step: int) -> None:
         if not math.isfinite(total):
@@ -202,41 +232,23 @@ class _Run:
         """Say what a resumed run must have in common with this one."""
         shapes = [(name, tuple(t.shape)) for name, t in self._model.state_dict().items()]
         network = hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]
-        distilled = self._teacher is not None
-        return {
+        identity = {
             **asdict(self._settings),
             "network (hash of names and shapes)": network,
             "batches per epoch": self._steps,
-            "distilled": distilled,
+            "distilled": self._teacher is not None,
         }
+        if self._companion is not None:
+            identity["companion"] = type(self._companion).__qualname__
+        return identity
 
     def _snapshot(self, records: list[EpochRecord]) -> Snapshot:
-        tensors = {f"model.{name}": t for name, t in self._model.state_dict().items()}
-        tensors |= {f"average.{name}": t for name, t in self._average.values.items()}
-        for number, parameter in enumerate(self._trained()):
-            for key, value in self._optimizer.state[parameter].items():
-                tensors[f"optimizer.{number}.{key}"] = torch.as_tensor(value)
-        if isinstance(self._teacher, RememberedTeacher):
-            tensors |= {f"teacher.{name}": t for name, t in self._teacher.state().items()}
-        return Snapshot(tensors, {"epochs": [asdict(record) for record in records]})
+        facts = {"epochs": [asdict(record) for record in records]}
+        return Snapshot(self._state.tensors(self._teacher), facts)
 
-    @torch.no_grad()
     def _restore(self, snapshot: Snapshot) -> list[EpochRecord]:
-        for name, tensor in self._model.state_dict().items():
-            tensor.copy_(snapshot.tensors[f"model.{name}"])
-        self._average.restore(_under("average.", snapshot.tensors))
-        parameters = self._trained()
-        for name, value in _under("optimizer.", snapshot.tensors).items():
-            number, _, key = name.partition(".")
-            self._optimizer.state[parameters[int(number)]][key] = _like(
-                parameters[int(number)], value
-            )
-        if isinstance(self._teacher, RememberedTeacher):
-            self._teacher.restore(_under("teacher.", snapshot.tensors))
+        self._state.restore(snapshot.tensors, self._teacher)
         return [EpochRecord(**record) for record in snapshot.facts["epochs"]]
-
-    def _trained(self) -> list[nn.Parameter]:
-        return [p for group in self._optimizer.param_groups for p in group["params"]]
 
 
 def start_epoch(loader: object, epoch: int) -> None:
@@ -257,14 +269,3 @@ def _length(loader: Any) -> int:
     if steps == 0:
         raise DataError("the training set is empty; expected at least one batch")
     return steps
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-
-def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """Give ``value`` the strides of its parameter: kernels round differently on other strides."""
-    if value.shape != parameter.shape:
-        return value.clone()
-    return torch.empty_like(parameter).copy_(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,9 +20,17 @@ _NORMS = (
 )
 
 
-def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Build the optimizer over all trainable parameters; norms and biases have no weight decay."""
-    decayed, free = split_by_decay(model)
+def build_optimizer(
+    model: nn.Module, settings: TrainSettings, exempt: Iterable[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """Build the optimizer over all trainable parameters; norms and biases have no weight decay.
+
+    Args:
+        model: What is trained.
+        settings: Kind of optimizer and its numbers.
+        exempt: Further parameters without weight decay.
+    """
+    decayed, free = split_by_decay(model, exempt)
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": free, "weight_decay": 0.0},
@@ -37,14 +45,22 @@ def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Op
     )
 
 
-def split_by_decay(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Give the trainable parameters that weight decay applies to, and the others."""
-    of_norms = {id(p) for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters()}
+def split_by_decay(
+    model: nn.Module, exempt: Iterable[nn.Parameter] = ()
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Give the trainable parameters that weight decay applies to, and the others.
+
+    Args:
+        model: What is trained.
+        exempt: Parameters that belong to the others, besides norms and biases.
+    """
+    spared = {id(p) for p in exempt}
+    spared |= {id(p) for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters()}
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
-            plain = parameter.dim() < 2 or id(parameter) in of_norms
+            plain = parameter.dim() < 2 or id(parameter) in spared
             (free if plain else decayed).append(parameter)
     return decayed, free
 
