@@ -85,6 +85,7 @@ REPORT = Report(
             "warmup": 10,
             "runtime": "onnxruntime 1.31.1",
         },
+        peak_memory_bytes=81_920,
     ),
     compressed=Measured(
         params=2266,
@@ -103,6 +104,7 @@ REPORT = Report(
             "warmup": 10,
             "runtime": "onnxruntime 1.31.1",
         },
+        peak_memory_bytes=61_440,
     ),
     budget=(BudgetRow("macs", "0.5", 2_580_560, 2_113_696, True, 412_000),),
     layers=LAYERS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lissom.export.onnx import OnnxCheck, export_onnx
 from lissom.extension import Proposal
 from lissom.graph.layers import ModelGraph
 from lissom.measure.latency import Conditions, Latency, onnx_latency
+from lissom.measure.memory import peak_activation_bytes
 from lissom.pipeline.feasibility import Feasibility
 from lissom.pipeline.layer_rows import layer_rows
 from lissom.plan.budget import Budget
@@ -107,6 +108,7 @@ def report_of(
 
     Raises:
         ExportError: The network can't be exported, or its file computes something else.
+        ModelError: The network makes a tensor that is not dense.
     """
     check, latencies, content = _exported(run.sides, example_inputs, conditions)
     original, compressed = run.sides
@@ -115,8 +117,11 @@ def report_of(
     report = Report(
         method="+".join(stage.method for stage in run.stages),
         source="" if run.plan.source is None else run.plan.source.spec,
-        original=_measured(run.task, original, latencies[ORIGINAL], None),
-        compressed=_measured(run.task, compressed, latencies[COMPRESSED], last.raw),
+        original=_measured(run.task, original, example_inputs, latencies[ORIGINAL]),
+        compressed=replace(
+            _measured(run.task, compressed, example_inputs, latencies[COMPRESSED]),
+            metric_raw=last.raw,
+        ),
         budget=_budget_rows(
             run.budget, run.feasibility, original.graph.cost, compressed.graph.cost
         ),
@@ -158,16 +163,18 @@ def _exported(
         return check, latencies, files[COMPRESSED].read_bytes()
 
 
-def _measured(task: Task, side: Side, latency: Latency, raw: float | None) -> Measured:
+def _measured(
+    task: Task, side: Side, example_inputs: tuple[Tensor, ...], latency: Latency
+) -> Measured:
     metric = task.metric
     return Measured(
         params=side.graph.cost.params,
         macs=side.graph.cost.macs,
         size_bytes=len(weights_content(side.model)),
         metric=MetricValue(metric.name, side.metric, metric.unit, metric.higher_is_better),
-        metric_raw=raw,
         latency_ms=latency.median_ms,
         latency=latency.to_dict(),
+        peak_memory_bytes=peak_activation_bytes(side.model, example_inputs),
     )
 
 

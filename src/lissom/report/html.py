@@ -70,6 +70,7 @@ def _tiles(report: Report) -> Iterator[str]:
         ("MACs", "fewer", figures.count, "macs"),
         ("parameters", "fewer", figures.count, "params"),
         ("file size", "smaller", figures.byte_size, "size_bytes"),
+        ("activations, peak", "smaller", figures.byte_size, "peak_memory_bytes"),
         ("latency, median", "faster", figures.milliseconds, "latency_ms"),
     ):
         ours, theirs = getattr(before, field), getattr(after, field)

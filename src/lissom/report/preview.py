@@ -14,13 +14,15 @@ from lissom.report import figures
 from lissom.report.terminal import plain_table
 
 
-def layout(graph: ModelGraph, proposal: Proposal) -> RenderableType:
+def layout(graph: ModelGraph, proposal: Proposal | None) -> RenderableType:
     """Give what rich prints.
 
     Args:
         graph: The original network.
-        proposal: What the method decided.
+        proposal: What the method decided; None if it learns that in training.
     """
+    if proposal is None:
+        return Text("The method decides while it trains: what it would do is not known before.")
     table = plain_table()
     table.add_column("layer", overflow="fold")
     table.add_column("group")

@@ -45,6 +45,8 @@ class Measured:
         metric_raw: The same metric before recovery; None for the original.
         latency_ms: Median of ONNX Runtime, milliseconds; None if not measured.
         latency: Conditions and spread of that median (batch, threads, runs, quartiles, runtime).
+        peak_memory_bytes: Most bytes of activations alive at once in one forward pass at batch 1;
+            None if not measured.
     """
 
     params: int
@@ -54,6 +56,7 @@ class Measured:
     metric_raw: float | None = None
     latency_ms: float | None = None
     latency: Mapping[str, Any] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
 
     @property
     def accuracy(self) -> float | None:

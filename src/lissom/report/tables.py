@@ -18,6 +18,11 @@ def measured_table(report: Report) -> str:
         ("MACs", f"{before.macs:,}", f"{after.macs:,}"),
         ("file, bytes", _whole(before.size_bytes), _whole(after.size_bytes)),
         (
+            "activations at batch 1, peak, bytes",
+            _whole(before.peak_memory_bytes),
+            _whole(after.peak_memory_bytes),
+        ),
+        (
             "latency, median",
             figures.milliseconds(before.latency_ms),
             figures.milliseconds(after.latency_ms),

@@ -74,9 +74,22 @@ def _summary(report: Report) -> Table:
     ):
         ours, theirs = getattr(before, name), getattr(after, name)
         table.add_row(label, write(ours), write(theirs), figures.ratio(ours, theirs))
+    _add_memory(table, before, after)
     _add_latency(table, before, after)
     _add_metric(table, before, after)
     return table
+
+
+def _add_memory(table: Table, before: Measured, after: Measured) -> None:
+    ours, theirs = before.peak_memory_bytes, after.peak_memory_bytes
+    if ours is None and theirs is None:
+        return
+    table.add_row(
+        "activations, peak",
+        figures.byte_size(ours),
+        figures.byte_size(theirs),
+        figures.ratio(ours, theirs),
+    )
 
 
 def _add_latency(table: Table, before: Measured, after: Measured) -> None:

@@ -56,7 +56,7 @@ def test_charts_show_every_layer_with_macs_and_every_unit() -> None:
 
 def test_totals_are_exact() -> None:
     text = page(REPORT)
-    for value in (5242, 2266, 5_161_120, 2_113_696):
+    for value in (5242, 2266, 5_161_120, 2_113_696, 81_920, 61_440):
         assert f"{value:,}" in text
 
 

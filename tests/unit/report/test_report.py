@@ -22,11 +22,13 @@ def test_promised_fields_are_there() -> None:
             "macs",
             "size_bytes",
             "latency_ms",
+            "peak_memory_bytes",
             "metric",
             "accuracy",
         }
         assert set(content[side]["metric"]) == {"name", "value", "unit", "higher_is_better"}
     assert content["compressed"]["accuracy"] == 0.929
+    assert content["compressed"]["peak_memory_bytes"] == 61_440
     assert content["compressed"]["accuracy_raw"] == 0.871
     assert content["budget"]["macs"]["met"] is True
     assert content["layers"][3]["after"]["rank_in"] == 6
@@ -58,6 +60,12 @@ def test_fields_of_a_later_version_are_ignored() -> None:
     content = REPORT.to_dict() | {"schema": SCHEMA + 1, "colour": "blue"}
     content["layers"][0]["colour"] = "blue"
     assert Report.from_dict(content) == REPORT
+
+
+def test_a_report_of_an_earlier_version_has_no_peak_memory() -> None:
+    content = REPORT.to_dict()
+    del content["original"]["peak_memory_bytes"]
+    assert Report.from_dict(content).original.peak_memory_bytes is None
 
 
 def test_a_missing_field_is_named() -> None:

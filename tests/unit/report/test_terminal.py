@@ -29,11 +29,15 @@ def test_what_was_not_measured_is_a_dash_or_left_out() -> None:
         latency_ms=None,
         latency={},
         size_bytes=None,
+        peak_memory_bytes=None,
     )
-    before = dataclasses.replace(REPORT.original, metric=None, latency_ms=None, latency={})
+    before = dataclasses.replace(
+        REPORT.original, metric=None, latency_ms=None, latency={}, peak_memory_bytes=None
+    )
     text = as_text(layout(dataclasses.replace(REPORT, original=before, compressed=bare)))
     assert "latency" not in text.lower()
     assert "accuracy" not in text
+    assert "activations" not in text
     assert "–" in text
 
 
