@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from lissom.pipeline.checks import check_data, check_finite, check_teacher
 from lissom.pipeline.feasibility import Feasibility, feasibility, stage_budgets
 from lissom.pipeline.reporting import Run, Side, Stage, report_of
 from lissom.pipeline.settings import Settings
+from lissom.pipeline.training import Training
 from lissom.pipeline.workspace import StageFolder, Workspace
 from lissom.plan.budget import Budget
 from lissom.plan.build import apply_values, build
@@ -29,11 +29,8 @@ from lissom.plan.plan import Plan
 from lissom.report.report import Report
 from lissom.sensitivity.cache import fingerprint
 from lissom.task import Data, Task
-from lissom.train.checkpoint import Checkpoint
 from lissom.train.evaluate import evaluate, watched
-from lissom.train.history import History
 from lissom.train.machine import choose_device
-from lissom.train.recover import recover
 from lissom.train.seeding import own_randomness, seed_all
 
 
@@ -69,12 +66,12 @@ class Preview:
     Attributes:
         feasibility: Smallest reachable, now, asked.
         graph: The original network.
-        proposal: What the first method decided.
+        proposal: What the first method decided; None if it learns that in training.
     """
 
     feasibility: Feasibility
     graph: ModelGraph
-    proposal: Proposal
+    proposal: Proposal | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +119,8 @@ class Job:
     def preview(self, methods: Sequence[Method], budget: Budget) -> Preview:
         """Say what the first method would do, but build and train nothing.
 
+        A method that trains in order to decide is not asked: what it can reach is all that is said.
+
         Raises:
             BudgetError: The budget can't be met.
         """
@@ -129,8 +128,11 @@ class Job:
             view = self._view(self.model, self._capture(self.model))
             table = self._feasible(methods[0], view, budget)
             check_teacher(self.model, self.settings.teacher, self.task, self.example_inputs)
+            if getattr(methods[0], "trains", False):
+                return Preview(table, view.graph, None)
             target = stage_budgets(budget, view.graph.cost, len(methods))[0]
-            return Preview(table, view.graph, self._decide(methods[0], view, target, None))
+            with self._phase(f"decide ({methods[0].name})"):
+                return Preview(table, view.graph, methods[0].plan(view, target))
 
     def run(self, methods: Sequence[Method], budget: Budget, workspace: Workspace) -> Result:
         """Take every hop and report.
@@ -159,12 +161,19 @@ class Job:
         network, plan = self.model, self.settings.base or Plan.starting_from(self.model)
         for index, target in enumerate(stage_budgets(budget, graph.cost, len(methods))):
             method, folder = methods[index], workspace.stage(index)
-            proposal = self._decide(method, view, target, folder)
+            training = self._training()
+            equipped = replace(
+                view,
+                train=training.of_method(method.name, network, folder),
+                score=training.score,
+            )
+            proposal = self._decide(method, equipped, target, folder)
             network, plan = applied(network, proposal), plan + proposal.plan
             view = self._view(network, self._capture(network))
             _check_met(method, target, graph, view.graph)
             raw = self._evaluate("evaluate before recovery", network)
-            history = self._recover(network, plan, folder)
+            with self._phase("recover"):
+                history = training.recover(network, plan, proposal, folder)
             stages.append(Stage(method.name, proposal, raw, history))
         after = self._evaluate("evaluate compressed", network)
         sides = Side(self.model, graph, before), Side(network, view.graph, after)
@@ -198,9 +207,9 @@ class Job:
         return table
 
     def _decide(
-        self, method: Method, view: ModelView, budget: Budget, stage: StageFolder | None
+        self, method: Method, view: ModelView, budget: Budget, stage: StageFolder
     ) -> Proposal:
-        known = stage.load() if stage is not None else None
+        known = stage.load()
         if known is not None:
             self.settings.say(
                 f"{method.name}: decided before, {len(known.plan.decisions)} decisions"
@@ -208,24 +217,12 @@ class Job:
             return known
         with self._phase(f"decide ({method.name})"):
             proposal = method.plan(view, budget)
-        if stage is not None:
-            stage.save(proposal)
+        stage.save(proposal)
         return proposal
 
-    def _recover(self, network: nn.Module, plan: Plan, stage: StageFolder) -> History:
-        settings = self.settings
-        teacher = settings.teacher or self.model
-        plan_hash = hashlib.sha256(plan.to_json().encode()).hexdigest()
-        checkpoint = Checkpoint(stage.training, plan_hash)
-        with self._phase("recover"):
-            return recover(
-                network,
-                self.data,
-                self.task,
-                settings.recover,
-                teacher=teacher,
-                checkpoint=checkpoint,
-            )
+    def _training(self) -> Training:
+        teacher = self.settings.teacher or self.model
+        return Training(self.data, self.task, self.settings.recover, teacher)
 
     def _evaluate(self, phase: str, model: nn.Module) -> float:
         with self._phase(phase):

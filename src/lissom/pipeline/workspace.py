@@ -121,6 +121,7 @@ class StageFolder:
             "labels": dict(proposal.labels),
             "sensitivities": {k: dict(v) for k, v in proposal.sensitivities.items()},
             "evidence": dict(proposal.evidence),
+            "training": None if proposal.training is None else dict(proposal.training),
         }
         values = {
             name: t.detach().cpu().contiguous().clone() for name, t in proposal.values.items()
@@ -150,13 +151,14 @@ class StageFolder:
                 layer: {family: tuple(map(tuple, points)) for family, points in families.items()}
                 for layer, families in facts["sensitivities"].items()
             }
-            labels, evidence = facts["labels"], facts["evidence"]
+            labels, evidence, training = facts["labels"], facts["evidence"], facts.get("training")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, LissomError) as error:
             raise LissomError(
                 f"{self.folder}: what was decided can't be read ({error}); "
                 "delete this folder to decide again"
             ) from None
-        return Proposal(plan, values, Cost(params, macs, 32 * params), labels, curves, evidence)
+        predicted = Cost(params, macs, 32 * params)
+        return Proposal(plan, values, predicted, labels, curves, evidence, training)
 
 
 def _flat(values: Any, place: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ PROPOSAL = Proposal(
     labels={"conv": "decompose"},
     sensitivities={"conv": {"decompose": ((0.25, 0.1), (0.5, 0.7))}},
     evidence={"tau": 0.5, "units": [{"name": "conv"}]},
+    training={"epochs": [{"epoch": 0, "loss": 0.5}], "device": "cpu"},
 )
 
 
@@ -28,8 +30,16 @@ def test_what_was_decided_comes_back(tmp_path: Path) -> None:
     found = stage.load()
     assert found is not None
     assert torch.equal(found.values["conv.core.weight"], PROPOSAL.values["conv.core.weight"])
-    for name in ("plan", "predicted", "labels", "sensitivities", "evidence"):
+    for name in ("plan", "predicted", "labels", "sensitivities", "evidence", "training"):
         assert getattr(found, name) == getattr(PROPOSAL, name), name
+
+
+def test_a_decision_without_training_comes_back_without(tmp_path: Path) -> None:
+    stage = Workspace(tmp_path).stage(0)
+    stage.save(replace(PROPOSAL, training=None))
+    found = stage.load()
+    assert found is not None
+    assert found.training is None
 
 
 @pytest.mark.parametrize("name", ["facts.json", "plan.json", "values.safetensors"])

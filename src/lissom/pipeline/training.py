@@ -1,0 +1,95 @@
+"""How the networks of a run are trained and scored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import count
+from typing import Any
+
+from torch import nn
+
+from lissom.extension import Companion, Proposal
+from lissom.pipeline.workspace import StageFolder
+from lissom.plan.plan import Plan
+from lissom.sensitivity.cache import fingerprint
+from lissom.task import Data, Task
+from lissom.train.checkpoint import Checkpoint
+from lissom.train.evaluate import evaluate
+from lissom.train.history import History
+from lissom.train.loop import train
+from lissom.train.recover import recover
+from lissom.train.settings import TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How the networks of a run are trained and scored.
+
+    Attributes:
+        data: The four sets.
+        task: Loss, metric, inputs.
+        settings: Of every training of the run.
+        teacher: What it distils from.
+    """
+
+    data: Data
+    task: Task
+    settings: TrainSettings
+    teacher: nn.Module
+
+    def of_method(
+        self, method: str, network: nn.Module, stage: StageFolder
+    ) -> Callable[[nn.Module, Companion], Mapping[str, Any]]:
+        """Give what a method trains with: its trainings resume one by one, in their order.
+
+        Args:
+            method: Its name.
+            network: That the method looks at.
+            stage: Where the trainings leave their states.
+        """
+        numbers = count(1)
+
+        def train_with(model: nn.Module, companion: Companion) -> Mapping[str, Any]:
+            identity = json.dumps({"method": method, "original": fingerprint(network, {})})
+            history = train(
+                model,
+                self.data,
+                self.task,
+                self.settings,
+                teacher=self.teacher,
+                checkpoint=Checkpoint(stage.training / f"method{next(numbers)}", identity),
+                companion=companion,
+            )
+            ready: dict[str, Any] = json.loads(json.dumps(asdict(history)))
+            return ready
+
+        return train_with
+
+    def recover(
+        self, network: nn.Module, plan: Plan, proposal: Proposal, stage: StageFolder
+    ) -> History:
+        """Win back what compression lost; after a training of the method only recalibrate.
+
+        Args:
+            network: The compressed network, changed in place.
+            plan: That led to it.
+            proposal: The last part of that plan.
+            stage: Where the training leaves its state.
+        """
+        trained = proposal.training is not None
+        plan_hash = hashlib.sha256(plan.to_json().encode()).hexdigest()
+        return recover(
+            network,
+            self.data,
+            self.task,
+            replace(self.settings, epochs=0) if trained else self.settings,
+            teacher=self.teacher,
+            checkpoint=None if trained else Checkpoint(stage.training, plan_hash),
+        )
+
+    def score(self, model: nn.Module) -> float:
+        """Give the task's metric on the test set."""
+        return evaluate(model, self.data.test, self.task, device=self.settings.device)
