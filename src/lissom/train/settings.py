@@ -34,7 +34,7 @@ class TrainSettings:
 
     epochs: int = 10
     optimizer: str = "sgd"
-    learning_rate: float = 0.02
+    learning_rate: float = 0.004
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_steps: int = 200
