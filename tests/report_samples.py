@@ -1,5 +1,7 @@
 """A small report whose figures can be checked by hand."""
 
+from dataclasses import replace
+
 from lissom.graph.layers import Refusal
 from lissom.plan.cost import Cost
 from lissom.report.report import (
@@ -130,4 +132,25 @@ REPORT = Report(
     predicted={"macs": 2_113_696, "params": 2266},
     onnx={"max_difference": 1.2e-7, "scale": 8.5, "dynamic_batch": True},
     warnings=("Held-out data was seen in training: the estimate of the drop is too good.",),
+)
+
+LEARNED = replace(
+    REPORT,
+    method="edp",
+    layers=tuple(replace(row, sensitivities={}, group="") for row in LAYERS),
+    methods={
+        "edp": {
+            "accuracy_before_merge": 0.9153,
+            "accuracy_after_merge": 0.91525,
+            "trajectory": [
+                {"progress": 0.0, "macs": 1.0, "params": 1.0, "target": 1.0, "lambda": 0.0},
+                {"progress": 0.25, "macs": 0.9, "params": 0.95, "target": 0.8, "lambda": 0.01},
+                {"progress": 0.5, "macs": 0.6, "params": None, "target": 0.6, "lambda": 0.02},
+                {"progress": 1.0, "macs": 0.41, "params": 0.43, "target": 0.5, "lambda": 0.0},
+            ],
+            "layers": [{"name": "block1.conv1", "rank": 6, "of": 16}],
+            "merged": ["block1.conv1"],
+            "removed": [],
+        }
+    },
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lissom.plan.cost import Cost
 from lissom.plan.plan import Plan
 from lissom.report.provenance import gather_provenance
 from lissom.report.report import (
+    RESERVED,
     BudgetRow,
     Measured,
     MetricValue,
@@ -112,7 +114,7 @@ def report_of(
     """
     check, latencies, content = _exported(run.sides, example_inputs, conditions)
     original, compressed = run.sides
-    first, last = run.stages[0], run.stages[-1]
+    last = run.stages[-1]
     predicted = last.proposal.predicted
     report = Report(
         method="+".join(stage.method for stage in run.stages),
@@ -138,16 +140,37 @@ def report_of(
             channels_last=last.history.channels_last,
         ),
         settings=run.settings,
-        evidence={
-            "method": dict(first.proposal.evidence),
-            "recovery": [asdict(stage.history) for stage in run.stages],
-            "notes": list(original.graph.notes),
-        },
+        evidence=_evidence(run.stages, original.graph.notes),
         predicted={"params": predicted.params, "macs": predicted.macs},
         onnx=asdict(check),
         warnings=_warnings(compressed.graph.cost, predicted),
+        methods=_sections(run.stages),
     )
     return report, content
+
+
+def _evidence(stages: Sequence[Stage], notes: Sequence[str]) -> dict[str, Any]:
+    first = stages[0].proposal
+    evidence: dict[str, Any] = {
+        "method": dict(first.evidence) if first.training is None else {},
+        "recovery": [asdict(stage.history) for stage in stages],
+        "notes": list(notes),
+    }
+    if any(stage.proposal.training is not None for stage in stages):
+        evidence["training"] = [stage.proposal.training for stage in stages]
+    return evidence
+
+
+def _sections(stages: Sequence[Stage]) -> dict[str, Mapping[str, Any]]:
+    """Give the evidence of each stage that trained a section under a name that is free."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for stage in stages:
+        if stage.proposal.training is None:
+            continue
+        names = chain((stage.method,), (f"{stage.method}_{number}" for number in count(2)))
+        free = next(name for name in names if name not in RESERVED and name not in found)
+        found[free] = dict(stage.proposal.evidence)
+    return found
 
 
 def _exported(

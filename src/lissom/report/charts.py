@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 from lissom.plan.cost import Cost
 from lissom.report import figures
@@ -109,12 +110,50 @@ def harm_curves(curves: Curves, limits: tuple[float, float]) -> str:
     return _svg(_CURVE_WIDTH, _CURVE_HEIGHT, "".join(parts))
 
 
-def _grid(top: float, scale: float) -> str:
+def course(
+    records: Sequence[Mapping[str, Any]],
+    series: Mapping[str, str],
+    what: str,
+    write: Callable[[float], str],
+) -> str:
+    """Draw values over the progress of a training, one line per series; "" if there is none.
+
+    Args:
+        records: In order, each with ``progress`` in [0, 1] and values by name; None is left out.
+        series: Per name of a value the colour of its line.
+        what: Label of the axis.
+        write: Makes the numbers of the axis.
+    """
+    known = [one for one in records if one.get("progress") is not None]
+    lines = {
+        name: [(one["progress"], one[name]) for one in known if one.get(name) is not None]
+        for name in series
+    }
+    top = max((value for points in lines.values() for _, value in points), default=0)
+    if top <= 0:
+        return ""
+    scale = _BAR_HEIGHT / top
+    parts = [_grid(top, scale, write), f'<text x="{_LEFT}" y="13">{escape(what)}</text>']
+    for name, points in lines.items():
+        spots = " ".join(
+            f"{_LEFT + progress * (_WIDTH - _LEFT):.1f},{20 + _BAR_HEIGHT - value * scale:.1f}"
+            for progress, value in points
+        )
+        if spots:
+            parts.append(f'<polyline class="line-{series[name]}" points="{spots}"/>')
+    parts += [
+        f'<text x="{x}" y="{_BAR_HEIGHT + 36}" text-anchor="{anchor}">{text}</text>'
+        for text, x, anchor in (("start", _LEFT, "start"), ("end of training", _WIDTH, "end"))
+    ]
+    return _svg(_WIDTH, _BAR_HEIGHT + 42, "".join(parts))
+
+
+def _grid(top: float, scale: float, write: Callable[[float], str] = figures.count) -> str:
     lines = []
     for part in (0.0, 0.5, 1.0):
         y = 20 + _BAR_HEIGHT - part * top * scale
         lines.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        label = figures.count(part * top) if part else "0"
+        label = write(part * top) if part else "0"
         lines.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
     return "".join(lines)
 

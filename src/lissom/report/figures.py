@@ -75,6 +75,11 @@ def change(like: MetricValue | None, before: float | None, after: float | None) 
     return f"{after - before:+.3g} {like.unit}".replace("-", "−")
 
 
+def share(value: float) -> str:
+    """Write a fraction of a whole in percent: 55 %, 41.3 %."""
+    return f"{100 * value:.3g} %"
+
+
 def harm(value: float | None) -> str:
     """Write a sensitivity with two digits."""
     return NONE if value is None else f"{value:.2g}"
@@ -84,6 +89,18 @@ def harm_at(row: LayerRow, family: str, fraction: float) -> float | None:
     """Give the measured harm of the point nearest to ``fraction`` of MACs removed."""
     points = row.sensitivities.get(family, ())
     return min(points, key=lambda point: abs(point[0] - fraction))[1] if points else None
+
+
+def merging(section: Mapping[str, Any]) -> str:
+    """Write what merging changed, as a method that trains measured it; "" if it did not.
+
+    Args:
+        section: What the method learned.
+    """
+    before, after = (section.get(f"accuracy_{when}_merge") for when in ("before", "after"))
+    if before is None or after is None:
+        return ""
+    return f"accuracy right before merging {before:.4f}, right after {after:.4f}"
 
 
 def arrow(before: str, after: str) -> str:

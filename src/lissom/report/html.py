@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from importlib.resources import files
+from typing import Any
 
 from lissom.plan.cost import Cost
 from lissom.report import charts, figures
@@ -20,6 +21,14 @@ from lissom.report.tables import (
 )
 
 _FAMILIES = {"prune": "pruning", "decompose": "decomposition"}
+_REMAINING = {"macs": "decompose", "params": "both", "target": "keep"}
+_STRENGTH = {"lambda": "prune"}
+_COURSE = {
+    "decompose": "MACs remaining",
+    "both": "parameters remaining",
+    "keep": "target",
+    "prune": "lambda",
+}
 
 
 def page(report: Report) -> str:
@@ -45,6 +54,8 @@ def _parts(report: Report) -> Iterator[str]:
     yield budget_table(report)
     yield from _layers(report)
     yield from _sensitivities(report)
+    for name, section in report.methods.items():
+        yield from _learned(name, section)
     yield _heading("Measured")
     yield measured_table(report)
     yield _heading("Layer by layer", "Costs of a decomposed layer are those of all its factors.")
@@ -54,8 +65,8 @@ def _parts(report: Report) -> Iterator[str]:
         yield refusal_table(report)
     yield _heading("Where the numbers come from")
     yield origin_table(report)
-    if report.evidence:
-        evidence = json.dumps(plain(report.evidence), indent=1)
+    if report.evidence or report.methods:
+        evidence = json.dumps(plain({**report.evidence, **report.methods}), indent=1)
         yield f"<details><summary>Evidence</summary><pre>{escape(evidence)}</pre></details>"
 
 
@@ -95,10 +106,13 @@ def _layers(report: Report) -> Iterator[str]:
     rows = [row for row in report.layers if row.before.cost.macs]
     present = {charts.colour(row) for row in rows}
     names = [name for name in charts.GROUPS if name in present]
-    legend = {name: name for name in names} | ({"none": "no group"} if "none" in present else {})
+    legend = {name: name for name in names} | (
+        {"none": "no group" if names else "after"} if "none" in present else {}
+    )
     yield _heading("Over the depth of the network", "Layers with MACs, from input to output.")
     yield _legend(legend | {"ghost": "before"})
-    yield f"<figure>{charts.group_map(rows)}</figure>"
+    if names:
+        yield f"<figure>{charts.group_map(rows)}</figure>"
     yield f"<figure>{charts.cost_bars(rows, 'MACs', _macs)}</figure>"
     yield f"<figure>{charts.cost_bars(rows, 'parameters', _params)}</figure>"
 
@@ -138,6 +152,30 @@ def _sensitivities(report: Report) -> Iterator[str]:
             "</figcaption></figure>"
         )
     yield "</div>"
+
+
+def _learned(name: str, section: Mapping[str, Any]) -> Iterator[str]:
+    """Show what a method that trains learned: the course of its training, and what it left."""
+    records = section.get("trajectory") or ()
+    yield _heading(f"What {name} learned", "Remaining: compressed / original, as expected then.")
+    for text in (figures.merging(section), _changed(section)):
+        if text:
+            yield f"<p>{escape(text[0].upper() + text[1:])}.</p>"
+    keys = {**_REMAINING, **_STRENGTH}
+    drawn = {look for key, look in keys.items() if any(one.get(key) for one in records)}
+    yield _legend({look: text for look, text in _COURSE.items() if look in drawn})
+    for series, what, write in (
+        (_REMAINING, "remaining", figures.share),
+        (_STRENGTH, "lambda", "{:.2g}".format),
+    ):
+        chart = charts.course(records, series, what, write)
+        if chart:
+            yield f"<figure>{chart}</figure>"
+
+
+def _changed(section: Mapping[str, Any]) -> str:
+    named = ((what, section.get(what) or ()) for what in ("removed", "merged"))
+    return "; ".join(f"{what}: {', '.join(map(str, names))}" for what, names in named if names)
 
 
 def _units(rows: Iterable[LayerRow]) -> dict[str, LayerRow]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
 from lissom.errors import LissomError
@@ -13,6 +14,7 @@ from lissom.report.encoding import Fields, plain
 
 SCHEMA = 1
 """Version of report.json, which only grows: no field changes its meaning or disappears."""
+_SECTIONS = "method_sections"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,7 @@ class Report:
         predicted: Predictions beside the measured values; never reported as facts.
         onnx: Result of the check of model.onnx; empty if none was written.
         warnings: Remarks for the user.
+        methods: By name of a section of its own what a method that trains learned, JSON-ready.
     """
 
     method: str
@@ -191,6 +194,12 @@ class Report:
     predicted: Mapping[str, Any] = field(default_factory=dict)
     onnx: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        taken = sorted(RESERVED & self.methods.keys())
+        if taken:
+            raise ValueError(f"{taken[0]} is a field of the report: name the section otherwise")
 
     def to_dict(self) -> dict[str, Any]:
         """Give the content of report.json: JSON types only, NaN and infinity as None."""
@@ -204,7 +213,8 @@ class Report:
             "layers": [_row_to_dict(row) for row in self.layers],
         }
         names = ("refusals", "provenance", "settings", "evidence", "predicted", "onnx", "warnings")
-        return plain(body | {name: getattr(self, name) for name in names})
+        body |= {name: getattr(self, name) for name in names}
+        return plain(body | {_SECTIONS: list(self.methods), **self.methods})
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Report:
@@ -224,6 +234,10 @@ class Report:
     def with_warnings(self, *more: str) -> Report:
         """Give a copy with further remarks for the user."""
         return replace(self, warnings=(*self.warnings, *more))
+
+
+RESERVED = frozenset({"schema", _SECTIONS, *(one.name for one in dataclass_fields(Report))})
+"""Names that no section of a method may have."""
 
 
 def _measured_to_dict(measured: Measured) -> dict[str, Any]:
@@ -255,6 +269,7 @@ def _read_report(fields: Fields) -> Report:
         refusals=tuple(row.into(Refusal) for row in fields.sections("refusals")),
         provenance=fields.section("provenance").into(Provenance),
         warnings=tuple(fields.get("warnings", ())),
+        methods={name: fields.need(name) for name in fields.get(_SECTIONS, ())},
         **{name: fields.get(name, {}) for name in ("settings", "evidence", "predicted", "onnx")},
     )
 

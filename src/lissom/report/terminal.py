@@ -223,6 +223,10 @@ def _refusals(report: Report) -> Table:
 
 
 def _remarks(report: Report) -> Iterator[Text]:
+    for name, section in report.methods.items():
+        merging = figures.merging(section)
+        if merging:
+            yield Text(f"{name}: {merging}.")
     latency = report.compressed.latency
     if latency:
         yield Text(f"Latency: {figures.conditions(latency)}.")

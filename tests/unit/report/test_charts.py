@@ -2,7 +2,8 @@ import re
 
 import pytest
 
-from lissom.report.charts import cost_bars, harm_curves, harm_range
+from lissom.report.charts import cost_bars, course, harm_curves, harm_range
+from lissom.report.figures import share
 from report_samples import CURVES, LAYERS
 
 
@@ -33,3 +34,33 @@ def test_zero_harm_lies_on_the_floor() -> None:
     drawn = harm_curves({"prune": ((0.25, 0.0), (0.5, 1e-3))}, (1e-3, 1.0))
     heights = {spot.split(",")[1] for spot in re.search(r'points="([^"]*)"', drawn)[1].split()}
     assert len(heights) == 1
+
+
+def spots(drawn: str) -> list[list[tuple[float, float]]]:
+    """Give the points of every line."""
+    return [
+        [(float(x), float(y)) for x, y in (spot.split(",") for spot in line.split())]
+        for line in re.findall(r'points="([^"]*)"', drawn)
+    ]
+
+
+def test_a_course_is_true_to_scale_and_leaves_out_what_is_missing() -> None:
+    records = [
+        {"progress": 0.0, "macs": 1.0, "target": 0.5},
+        {"progress": 0.5, "macs": None, "target": 0.5},
+        {"macs": 7.0},
+        {"progress": 1.0, "macs": 0.25},
+    ]
+    series = {"macs": "decompose", "params": "both", "target": "keep"}
+    drawn = course(records, series, "remaining", share)
+    macs, target = spots(drawn)
+    assert [x for x, _ in macs] == [52, 1000]
+    assert [y for _, y in macs] == [20, 20 + 150 * 0.75]
+    assert target == [(52, 95), (526, 95)]
+    assert re.findall(r'class="line-(\w+)"', drawn) == ["decompose", "keep"]
+    assert "100 %" in drawn
+
+
+def test_a_course_of_nothing_or_of_zeros_is_not_drawn() -> None:
+    for records in ([], [{"progress": 0.5, "lambda": 0.0}], [{"progress": 0.5, "lambda": None}]):
+        assert course(records, {"lambda": "prune"}, "lambda", str) == ""

@@ -2,7 +2,7 @@ import dataclasses
 from html.parser import HTMLParser
 
 from lissom.report.html import page
-from report_samples import REPORT
+from report_samples import LEARNED, REPORT
 
 VOID = {"meta"}
 
@@ -73,3 +73,29 @@ def test_text_from_outside_is_escaped() -> None:
 def test_report_without_sensitivities_has_no_such_section() -> None:
     rows = tuple(dataclasses.replace(row, sensitivities={}) for row in REPORT.layers)
     assert "Sensitivity" not in page(dataclasses.replace(REPORT, layers=rows))
+
+
+def test_the_course_of_a_training_is_drawn() -> None:
+    text = page(LEARNED)
+    assert "What edp learned" in text
+    assert "Accuracy right before merging 0.9153, right after 0.9153." in text
+    assert "Merged: block1.conv1." in text
+    # MACs, parameters, target and lambda.
+    assert outline(text).seen.count("polyline") == 4
+    for name in ("MACs remaining", "parameters remaining", "target", "lambda"):
+        assert f"</i>{name}</span>" in text
+
+
+def test_a_section_without_a_trajectory_is_only_told() -> None:
+    bare = dataclasses.replace(LEARNED, methods={"edp": {"removed": ["a<b"]}})
+    text = page(bare)
+    assert outline(text).seen.count("polyline") == 0
+    assert "Removed: a&lt;b." in text
+
+
+def test_a_network_without_groups_has_no_map_of_them() -> None:
+    text = page(LEARNED)
+    convolutions = [row for row in LEARNED.layers if row.before.cost.macs]
+    assert outline(text).seen.count("rect") == 4 * len(convolutions)
+    assert "no group" not in text
+    assert "</i>after</span>" in text

@@ -6,7 +6,7 @@ import pytest
 from lissom.errors import LissomError
 from lissom.plan.cost import Cost
 from lissom.report.report import SCHEMA, Measured, MetricValue, Report
-from report_samples import REPORT
+from report_samples import LEARNED, REPORT
 
 
 def test_round_trip_is_equal() -> None:
@@ -90,3 +90,24 @@ def test_values_without_a_place_are_refused() -> None:
 def test_warnings_are_added_to_a_copy() -> None:
     assert REPORT.with_warnings("more").warnings == (*REPORT.warnings, "more")
     assert len(REPORT.warnings) == 1
+
+
+def test_what_a_method_learned_is_a_section_at_the_top() -> None:
+    content = LEARNED.to_dict()
+    assert content["edp"]["accuracy_before_merge"] == 0.9153
+    assert content["method_sections"] == ["edp"]
+    assert content.keys() - REPORT.to_dict().keys() == {"edp"}
+    assert Report.from_dict(json.loads(json.dumps(content))) == LEARNED
+
+
+@pytest.mark.parametrize("name", ["layers", "schema", "method_sections", "methods"])
+def test_a_section_never_takes_the_place_of_a_field(name) -> None:
+    with pytest.raises(ValueError, match=f"{name} is a field of the report"):
+        dataclasses.replace(REPORT, methods={name: {}})
+
+
+def test_a_section_that_is_announced_but_missing_is_named() -> None:
+    content = LEARNED.to_dict()
+    del content["edp"]
+    with pytest.raises(LissomError, match="report: the field 'edp' is missing"):
+        Report.from_dict(content)

@@ -2,7 +2,7 @@ import dataclasses
 
 from lissom.report.html import page
 from lissom.report.terminal import WIDTH, as_text, layout
-from report_samples import REPORT
+from report_samples import LEARNED, REPORT
 
 
 def test_long_names_wrap_and_nothing_is_cut_off() -> None:
@@ -64,3 +64,10 @@ def test_layers_that_no_method_works_on_are_only_counted() -> None:
         "prune",
         *["1", "×", "batch_norm", "a", "norm", "is", "not", "cut;", "nothing", "to", "do"],
     ]
+
+
+def test_what_merging_changed_is_one_line() -> None:
+    line = "edp: accuracy right before merging 0.9153, right after 0.9153."
+    assert line in as_text(layout(LEARNED)).splitlines()
+    silent = dataclasses.replace(LEARNED, methods={"edp": {"accuracy_before_merge": 0.9}})
+    assert "merging" not in as_text(layout(silent))
