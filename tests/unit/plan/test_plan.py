@@ -12,6 +12,7 @@ from lissom.plan import plan as plan_module
 from lissom.plan.fold import FoldBatchNorm
 from lissom.plan.keep_channels import AxisCut, KeepChannels
 from lissom.plan.low_rank import ChannelSVD, Tucker2
+from lissom.plan.merge import Merge
 from lissom.plan.plan import Plan, Source, decision_kinds, plan_signature
 
 PLAN = Plan(
@@ -20,6 +21,7 @@ PLAN = Plan(
         Tucker2("b", 1, 2),
         ChannelSVD("c", 3),
         FoldBatchNorm("b.last", "bn"),
+        Merge("c"),
     ),
     Source("lissom:resnet56", (("classes", 10), ("widths", (1, (2, 3))), ("name", None))),
     "ab" * 32,
