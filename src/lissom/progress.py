@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -15,6 +16,16 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+
+def process_number() -> int:
+    """Give the number of this process among those that train together, from 0."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+
+
+def speaks() -> bool:
+    """Tell whether this process talks to the user: of several the first one does."""
+    return process_number() == 0
 
 
 class Meter(Protocol):
@@ -42,9 +53,9 @@ class _Silence:
 
 @contextmanager
 def meter(description: str, total: int) -> Iterator[Meter]:
-    """Show a bar of ``total`` steps on standard error; nothing where that is no terminal."""
+    """Show a bar of ``total`` steps on standard error; nothing where none can be seen."""
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not (console.is_terminal and speaks()):
         yield _Silence()
         return
     columns = (

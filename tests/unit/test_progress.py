@@ -26,3 +26,19 @@ def test_on_a_terminal_the_bar_counts_and_shows_the_note(monkeypatch):
     assert "work" in text
     assert "3/3" in text
     assert "layer1.conv" in text
+
+
+def test_of_several_processes_the_first_one_talks(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        progress, "Console", lambda stderr: Console(file=screen, force_terminal=True)
+    )
+    assert progress.speaks()
+    for variable, number in (("LOCAL_RANK", 1), ("RANK", 4)):
+        monkeypatch.setenv(variable, str(number))
+        assert progress.process_number() == number
+        with meter("work", 1) as bar:
+            bar.advance()
+    assert screen.getvalue() == ""
+    monkeypatch.setenv("RANK", "0")  # the first of all machines' processes
+    assert progress.speaks()

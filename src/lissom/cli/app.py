@@ -15,6 +15,7 @@ from lissom.cli.demo import demo
 from lissom.cli.inspect import inspect
 from lissom.cli.report import report
 from lissom.errors import LissomError
+from lissom.progress import process_number, speaks
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -37,7 +38,9 @@ def _explained(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*arguments, **options)
         except LissomError as error:
-            typer.echo(f"error: {error}", err=True)
+            # Several processes may all find the same fault; one of them may find it alone.
+            who = "" if speaks() else f"process {process_number()}: "
+            typer.echo(f"{who}error: {error}", err=True)
             raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt:
             typer.echo("interrupted; continue a compression with --resume", err=True)

@@ -41,7 +41,17 @@ def compress(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of recovery.", min=0)] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.", min=0)] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", "--accelerator", help="auto, cpu, cuda, cuda:1, ...")
+    ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(help="Processes that train together, one device each.", min=1),
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(help="How they do: auto, ddp, or ddp_find_unused_parameters_true."),
+    ] = None,
     teacher: Annotated[
         str | None,
         typer.Option(
@@ -96,6 +106,8 @@ def compress(
         "recover.epochs": epochs,
         "seed": seed,
         "device": device,
+        "recover.devices": devices,
+        "recover.strategy": strategy,
         "teacher": teacher,
         "ignore": ignore or None,
         "round_to": round_to,
@@ -128,9 +140,12 @@ def _recipe(
 def _run(recipe: Recipe, out: Path, *, resume: bool) -> None:
     from lissom.cli.console import say, show
     from lissom.pipeline.recipe_run import run_recipe
+    from lissom.progress import speaks
     from lissom.report.terminal import layout
 
     result = run_recipe(recipe, out, resume=resume, say=say)
+    if not speaks():
+        return
     show(layout(result.report))
     typer.echo(f"\nWritten: {out}")
 

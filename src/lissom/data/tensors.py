@@ -13,6 +13,7 @@ from torch import Tensor
 from lissom.data.augment import Augmentation, crop_and_flip, draw
 from lissom.data.options import Normalization
 from lissom.errors import DataError
+from lissom.train.share import share
 
 Batch = tuple[Tensor, Tensor]
 _NOTHING = Augmentation()
@@ -116,10 +117,15 @@ class AugmentedLoader(TensorLoader):
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield (inputs, targets) of one epoch."""
+        return self.parts(0, 1)
+
+    def parts(self, rank: int, world: int) -> Iterator[Batch]:
+        """Yield, of every batch of one epoch, the images of process ``rank`` of ``world``."""
         view = self.epoch % self.views if self.views else self.epoch
         generator = _generator(self.seed, view, _AUGMENTATION)
         draws = draw(len(self.images), self.augmentation, generator)
-        for index in torch.split(self.order(), self.batch_size):
+        for batch in torch.split(self.order(), self.batch_size):
+            index = batch[share(len(batch), rank, world)]
             pixels = self.images.pixels[index]
             if self.augmentation.padding or self.augmentation.flip:
                 pixels = crop_and_flip(pixels, self.augmentation, draws[index])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,13 @@ from lissom.pipeline.workspace import StageFolder, Workspace
 from lissom.plan.budget import Budget
 from lissom.plan.build import apply_values, build
 from lissom.plan.plan import Plan
+from lissom.progress import speaks
 from lissom.report.report import Report
 from lissom.sensitivity.cache import fingerprint
 from lissom.task import Data, Task
 from lissom.train.evaluate import evaluate, watched
 from lissom.train.machine import choose_device
+from lissom.train.processes import Processes, join
 from lissom.train.seeding import own_randomness, seed_all
 
 
@@ -53,10 +55,13 @@ class Result:
     def save(self, out: Path | str, recipe: str | None = None) -> None:
         """Write plan.json, weights.safetensors, report.json, model.onnx (and recipe.yaml).
 
+        Of several processes only the first one writes.
+
         Raises:
             LissomError: The folder can't be written to; nothing is left half-written.
         """
-        save(Path(out), Artifacts(self.model, self.plan, self.report, recipe, self.onnx))
+        if Processes.here().first:
+            save(Path(out), Artifacts(self.model, self.plan, self.report, recipe, self.onnx))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,8 @@ class Job:
         check_data(data)
         choose_device(settings.recover.device)
         inputs = tuple(part[:1].cpu() for part in example_inputs)
+        if not speaks():
+            settings = replace(settings, say=lambda _line: None, cache=None)
         return cls(copy.deepcopy(model).cpu().eval(), inputs, data, task, settings)
 
     def preview(self, methods: Sequence[Method], budget: Budget) -> Preview:
@@ -137,6 +144,9 @@ class Job:
     def run(self, methods: Sequence[Method], budget: Budget, workspace: Workspace) -> Result:
         """Take every hop and report.
 
+        Several processes all do the same, but for what only the first one does: it decides where
+        that takes no training, measures, and writes. All give the same result.
+
         Raises:
             BudgetError: The budget can't be met; said before any work.
         """
@@ -144,7 +154,12 @@ class Job:
             view = self._view(self.model, self._capture(self.model))
             table = self._feasible(methods[0], view, budget)
             check_teacher(self.model, self.settings.teacher, self.task, self.example_inputs)
-            with workspace.claimed(self._identity(methods, budget)):
+            processes = join(self.settings.recover)
+            for network in filter(None, (self.model, self.settings.teacher)):
+                processes.equalize(network)
+            identity = self._identity(methods, budget)
+            processes.from_first(lambda: workspace.check(identity))
+            with workspace.claimed(identity) if processes.first else nullcontext():
                 return self._carry_out(methods, budget, view, table, workspace)
 
     def _carry_out(
@@ -158,15 +173,15 @@ class Job:
         graph = view.graph
         before = self._evaluate("evaluate original", self.model)
         stages: list[Stage] = []
+        processes = Processes.here()
+        teacher = self.settings.teacher or self.model
+        training = Training(self.data, self.task, self.settings.recover, teacher)
         network, plan = self.model, self.settings.base or Plan.starting_from(self.model)
         for index, target in enumerate(stage_budgets(budget, graph.cost, len(methods))):
             method, folder = methods[index], workspace.stage(index)
-            training = self._training()
-            equipped = replace(
-                view,
-                train=training.of_method(method.name, network, folder),
-                score=training.score,
-            )
+            together = processes.world == 1 or getattr(method, "trains", False)
+            train = training.of_method(method.name, network, folder) if together else None
+            equipped = replace(view, train=train, score=training.score)
             proposal = self._decide(method, equipped, target, folder)
             network, plan = applied(network, proposal), plan + proposal.plan
             view = self._view(network, self._capture(network))
@@ -174,11 +189,14 @@ class Job:
             raw = self._evaluate("evaluate before recovery", network)
             with self._phase("recover"):
                 history = training.recover(network, plan, proposal, folder)
+                processes.equalize(network)
             stages.append(Stage(method.name, proposal, raw, history))
         after = self._evaluate("evaluate compressed", network)
         sides = Side(self.model, graph, before), Side(network, view.graph, after)
         run = Run(self.task, sides, tuple(stages), plan, budget, table, self._facts(methods))
-        report, onnx = report_of(run, self.example_inputs, self.settings.latency, self.seconds)
+        report, onnx = processes.from_first(
+            lambda: report_of(run, self.example_inputs, self.settings.latency, self.seconds)
+        )
         return Result(network.eval(), plan, report, onnx)
 
     def _capture(self, model: nn.Module) -> ModelGraph:
@@ -209,20 +227,22 @@ class Job:
     def _decide(
         self, method: Method, view: ModelView, budget: Budget, stage: StageFolder
     ) -> Proposal:
-        known = stage.load()
+        processes = Processes.here()
+        known = processes.from_first(stage.load)
         if known is not None:
             self.settings.say(
                 f"{method.name}: decided before, {len(known.plan.decisions)} decisions"
             )
             return known
         with self._phase(f"decide ({method.name})"):
-            proposal = method.plan(view, budget)
-        stage.save(proposal)
+            if getattr(method, "trains", False):  # which all must do together
+                own = method.plan(view, budget)
+                proposal = processes.from_first(lambda: own)
+            else:
+                proposal = processes.from_first(lambda: method.plan(view, budget))
+        if processes.first:
+            stage.save(proposal)
         return proposal
-
-    def _training(self) -> Training:
-        teacher = self.settings.teacher or self.model
-        return Training(self.data, self.task, self.settings.recover, teacher)
 
     def _evaluate(self, phase: str, model: nn.Module) -> float:
         with self._phase(phase):

@@ -31,6 +31,8 @@ from lissom.plan.plan import Plan, Source
 from lissom.recipe.read import is_factory
 from lissom.recipe.recipe import ModelSection, Recipe
 from lissom.task import Classification, Data
+from lissom.train.processes import Processes
+from lissom.train.seeding import own_randomness, seed_all
 
 WORK = ".work"
 _LIBRARIES = ("lissom:", "torchvision:", "timm:")
@@ -59,6 +61,8 @@ def run_recipe(
     result = job.run(methods, recipe.limits, workspace)
     effective = recipe.to_yaml([getattr(method, "settings", None) for method in methods])
     result.save(out, effective)
+    if not Processes.here().first:
+        return result
     for leftover in (workspace.folder, *out.glob(".*.partial")):  # the latter of a killed run
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     return result
@@ -91,8 +95,10 @@ def check_out(out: Path, *, resume: bool) -> None:
 
 
 def job_of(recipe: Recipe, say: Callable[[str], None]) -> Job:
-    """Load network, weights, teacher and data of a recipe."""
-    model, base = network_of(recipe.model)
+    """Load network, weights, teacher and data of a recipe; random weights are those of its seed."""
+    with own_randomness():
+        seed_all(recipe.seed)
+        model, base = network_of(recipe.model)
     if recipe.model.weights is None and recipe.model.name.startswith(_LIBRARIES):
         say(f"note: no weights are given, so {recipe.model.name} starts from random ones")
     loaded = data_of(recipe)

@@ -6,15 +6,14 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from lissom.errors import DataError, LissomError
+from lissom.errors import DataError, LissomError, RecipeError
 from lissom.extension import Companion, StepState
 from lissom.progress import Meter, meter
 from lissom.task import Data, Task
@@ -22,15 +21,16 @@ from lissom.train.checkpoint import Checkpoint, Snapshot
 from lissom.train.distill import RememberedTeacher, Teacher, remembering
 from lissom.train.history import EpochRecord, History
 from lissom.train.machine import Machine, choose_machine, lent, moved
+from lissom.train.processes import Processes, Weighed, fabric_for, join
 from lissom.train.schedule import MovingAverage, build_optimizer, learning_rate
 from lissom.train.seeding import own_randomness, seed_all
 from lissom.train.settings import TrainSettings
+from lissom.train.share import parts
 from lissom.train.state import TrainingState
 
 # Fabric announces its precision at every start; the history says it too.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
-_FABRIC_PRECISION = {"32": "32-true", "bf16": "bf16-mixed"}
 _CHECK_EVERY = 20  # steps between looks at the loss where a look makes the device wait
 
 
@@ -51,6 +51,10 @@ def train(  # noqa: PLR0913  (what is trained on what, and three optional partie
     epoch). A loader with ``set_epoch`` is told the epoch. Modes, device and memory format are as
     before afterwards.
 
+    Of several processes (``settings.devices``, torchrun) each takes its part of every batch; what
+    they learn is averaged, so that batches and steps are those of one process. Batch norms
+    normalise by their part; their running statistics are averaged after every step.
+
     Args:
         model: Ends as the moving average of its weights, unless ``settings.ema`` is 0.
         data: Only ``train`` is read.
@@ -69,6 +73,7 @@ def train(  # noqa: PLR0913  (what is trained on what, and three optional partie
     machine = choose_machine(settings)
     if settings.epochs == 0:
         return _history((), machine, averaged=False)
+    join(settings)
     with own_randomness(), lent(model, machine.device):
         machine.take(model)
         run = _Run(model, data.train, task, settings, machine, companion)
@@ -102,12 +107,8 @@ class _Run:
         self._steps = _length(loader)
         self._teacher: Teacher | RememberedTeacher | None = None
         self._average = MovingAverage(model, settings.ema)
-        device = machine.device
-        self._fabric = Fabric(
-            accelerator=device.type,
-            devices=[device.index or 0] if device.type == "cuda" else 1,
-            precision=_FABRIC_PRECISION[machine.precision],  # type: ignore[arg-type]
-        )
+        self._processes = Processes.here()
+        self._fabric = fabric_for(settings, machine.device, machine.precision)
         exempt = companion.without_decay() if companion is not None else ()
         optimizer = build_optimizer(model, settings, exempt)
         self._network, self._optimizer = self._fabric.setup(model, optimizer, move_to_device=False)
@@ -120,24 +121,33 @@ class _Run:
             return
         teacher = Teacher(network, self._machine)
         views = self._settings.teacher_views
+        if views and self._processes.world > 1:
+            raise RecipeError(
+                f"teacher_views={views}: with {self._processes.world} processes the teacher's "
+                "outputs are not kept; set teacher_views=0"
+            )
         self._teacher = remembering(teacher, self._loader, views) if views else teacher
 
     def all_epochs(self, checkpoint: Checkpoint | None) -> list[EpochRecord]:
         """Train to the end, from where the checkpoint is."""
         identity = self._identity()
-        stored = checkpoint.load(identity) if checkpoint else None
+        stored = self._stored(checkpoint, identity) if checkpoint else None
         records = self._restore(stored) if stored else []
         epochs = self._settings.epochs
         with meter("training", total=(epochs - len(records)) * self._steps) as bar:
             for epoch in range(len(records), epochs):
                 records.append(self._epoch(epoch, bar))
-                if checkpoint:
+                if checkpoint and self._processes.first:
                     checkpoint.save(self._snapshot(records), identity)
         if self._settings.ema:
             self._average.copy_to_model()
             if self._companion is not None:
                 self._companion.after_average()
+        self._processes.equalize(self._model)
         return records
+
+    def _stored(self, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> Snapshot | None:
+        return self._processes.from_first(lambda: checkpoint.load(identity))
 
     def leave(self) -> None:
         """Undo what concerns this run alone: limited views, gradients, memory format."""
@@ -153,10 +163,12 @@ class _Run:
         if isinstance(self._teacher, RememberedTeacher):
             self._teacher.start_epoch(epoch)
         self._model.train()
-        began, images, status = time.perf_counter(), 0, ""
+        began, status = time.perf_counter(), ""
+        images: int | Tensor = 0
         total = torch.zeros((), device=self._machine.device)
         step = -1
-        for step, batch in enumerate(self._loader):
+        own = parts(self._loader, self._processes.rank, self._processes.world)
+        for step, batch in enumerate(own):
             loss, size = self._step(epoch * self._steps + step, moved(batch, self._machine.device))
             total += loss
             images += size
@@ -164,7 +176,7 @@ class _Run:
                 status = self._status()
             if self._machine.device.type == "cpu" or step % _CHECK_EVERY == 0:
                 self._check(float(total), epoch, step)
-                speed = images / (time.perf_counter() - began)
+                speed = int(images) / (time.perf_counter() - began)
                 mean = float(total) / (step + 1)
                 bar.advance(0, f"epoch {epoch + 1}, loss {mean:.3f}, {speed:,.0f} images/s{status}")
             bar.advance()
@@ -173,7 +185,7 @@ class _Run:
         self._check(float(total), epoch, step)
         rate = self._optimizer.param_groups[0]["lr"]
         mean, seconds = float(total) / (step + 1), time.perf_counter() - began
-        return EpochRecord(epoch, mean, rate, images, seconds, self._scalars())
+        return EpochRecord(epoch, mean, rate, int(images), seconds, self._scalars())
 
     def _status(self) -> str:
         said = self._companion.status() if self._companion is not None else ""
@@ -183,7 +195,7 @@ class _Run:
         given = self._companion.scalars() if self._companion is not None else {}
         return {name: float(value) for name, value in given.items()}
 
-    def _step(self, step: int, batch: Any) -> tuple[Tensor, int]:
+    def _step(self, step: int, batch: Any) -> tuple[Tensor, int | Tensor]:
         """Make one optimizer step; give the loss (detached) and the number of images."""
         settings = self._settings
         rate = learning_rate(step, settings.epochs * self._steps, settings)
@@ -192,7 +204,7 @@ class _Run:
         inputs = tuple(self._machine.images(tensor) for tensor in self._task.inputs(batch))
         loss = self._loss(inputs, batch)
         self._optimizer.zero_grad(set_to_none=True)
-        self._fabric.backward(loss)
+        self._fabric.backward(loss.here)
         if settings.clip_norm:
             self._fabric.clip_gradients(
                 self._network,
@@ -201,14 +213,15 @@ class _Run:
                 error_if_nonfinite=False,
             )
         self._optimizer.step()
+        self._processes.average_statistics(self._model, loss.part)
         if self._companion is not None:
             steps = settings.epochs * self._steps
             self._companion.after_step(StepState(rate, step, steps, self._state.optimizer))
         if settings.ema:
             self._average.update(step)
-        return loss.detach(), len(inputs[0])
+        return loss.mean, loss.images
 
-    def _loss(self, inputs: tuple[Tensor, ...], batch: Any) -> Tensor:
+    def _loss(self, inputs: tuple[Tensor, ...], batch: Any) -> Weighed:
         outputs = self._network(*inputs)
         loss = self._task.loss(outputs, batch)
         if self._teacher is not None:
@@ -216,8 +229,9 @@ class _Run:
             temperature = self._settings.temperature
             distance = self._task.distance(outputs, self._teacher(inputs), temperature)
             loss = (1 - share) * loss + share * distance
+        weighed = self._processes.weigh(loss, len(inputs[0]))
         penalty = self._companion.penalty() if self._companion is not None else None
-        return loss if penalty is None else loss + penalty
+        return weighed if penalty is None else weighed.plus(penalty)
 
     def _check(self, total: float, epoch: int, step: int) -> None:
         if not math.isfinite(total):

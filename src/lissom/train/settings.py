@@ -27,6 +27,10 @@ class TrainSettings:
         precision: ``auto``, ``32`` or ``bf16`` (autocast).
         channels_last: ``auto``, ``yes`` or ``no``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        devices: How many of them train together, one process each, every one on its part of every
+            batch; under ``torchrun`` its number of processes holds.
+        strategy: How: ``ddp``, or ``ddp_find_unused_parameters_true`` for networks of which parts
+            are left out in some steps; ``auto``: ``ddp`` if there are several processes.
         seed: Of everything random in training.
         recalibration_images: Training images for the statistics of batch norms after recovery; 0
             leaves them alone.
@@ -46,6 +50,8 @@ class TrainSettings:
     precision: str = "auto"
     channels_last: str = "auto"
     device: str = "auto"
+    devices: int = 1
+    strategy: str = "auto"
     seed: int = 0
     recalibration_images: int = 4096
 
@@ -63,6 +69,12 @@ class TrainSettings:
                 f"learning_rate={self.learning_rate}, temperature={self.temperature}: "
                 "expected positive numbers"
             )
+        if self.devices > 1 and ":" in self.device:
+            kind = self.device.partition(":")[0]
+            raise RecipeError(
+                f"devices={self.devices}, device={self.device!r}: names one of them; expected a "
+                f"kind: device={kind}"
+            )
 
 
 _INFINITY = float("inf")
@@ -70,6 +82,7 @@ _CHOICES = {
     "optimizer": ("sgd", "adamw"),
     "precision": ("auto", "32", "bf16"),
     "channels_last": ("auto", "yes", "no"),
+    "strategy": ("auto", "ddp", "ddp_find_unused_parameters_true"),
 }
 _RANGES = {
     "epochs": (0, _INFINITY, "0 or more"),
@@ -80,5 +93,6 @@ _RANGES = {
     "distillation": (0.0, 1.0, "a number in [0, 1]"),
     "teacher_views": (0, _INFINITY, "0 (none) or more"),
     "ema": (0.0, 0.999999, "a number in [0, 1)"),
+    "devices": (1, _INFINITY, "1 or more"),
     "recalibration_images": (0, _INFINITY, "0 (none) or more"),
 }

@@ -35,7 +35,7 @@ def test_flags_become_a_recipe(calls: list[dict[str, Any]], tmp_path: Path) -> N
         *("--weights", "w.pt", "--data-dir", "there", "--method", "nahc", "--epochs", "3"),
         *("--seed", "4", "--device", "cpu", "--teacher", "lissom:resnet56", "--round-to", "4"),
         *("--ignore", "conv1", "--ignore", "fc", "--set", "stages.0.tau=0.5", "--resume"),
-        *("--set", "recover.learning_rate=1e-3"),
+        *("--set", "recover.learning_rate=1e-3", "--devices", "2", "--strategy", "ddp"),
     )
     assert run(["compress", *BASIC, *flags, "--out", str(tmp_path)]) == 0
     (call,) = calls
@@ -50,9 +50,29 @@ def test_flags_become_a_recipe(calls: list[dict[str, Any]], tmp_path: Path) -> N
     training = recipe.train_settings()
     assert (training.epochs, training.seed, training.device) == (3, 4, "cpu")
     assert training.learning_rate == 1e-3
+    assert (training.devices, training.strategy) == (2, "ddp")
     assert recipe.teacher.name == "lissom:resnet56"
     assert recipe.ignore == ("conv1", "fc")
     assert recipe.round_to == 4
+
+
+def test_an_accelerator_is_a_device(calls: list[dict[str, Any]], tmp_path: Path) -> None:
+    assert run(["compress", *BASIC, "--accelerator", "cuda", "--out", str(tmp_path)]) == 0
+    assert calls[0]["recipe"].train_settings().device == "cuda"
+
+
+def test_only_the_first_process_shows_the_report(
+    calls: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert run(["compress", *BASIC, "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == ""
+    assert run(["compress", *BASIC, "--method"]) == 2
+    assert run(["compress", *BASIC]) == 2
+    assert "process 1: error: --out: missing" in capsys.readouterr().err
 
 
 def test_flags_go_before_the_recipe_file(calls: list[dict[str, Any]], tmp_path: Path) -> None:

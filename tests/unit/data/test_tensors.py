@@ -121,3 +121,18 @@ def test_refuses_empty_sets_and_unequal_lengths():
         Images(torch.zeros(2, 1, 1, 1, dtype=torch.uint8), torch.zeros(3))
     with pytest.raises(ValueError, match="uint8"):
         Images(torch.zeros(2, 1, 1, 1), torch.zeros(2))
+
+
+def test_the_parts_of_several_processes_are_the_batches_of_one():
+    augmentation = Augmentation(padding=1, flip=True)
+    images = Images(torch.randint(256, (43, 4, 4, 1), dtype=torch.uint8), torch.arange(43))
+    loader = AugmentedLoader(images, 8, PLAIN, augmentation=augmentation)
+    loader.set_epoch(3)
+    divided = zip(*(loader.parts(rank, 2) for rank in range(2)), strict=True)
+    for whole, two in zip(loader, divided, strict=True):
+        if len(whole[1]) == 3:  # too few to be divided
+            assert all(torch.equal(part[1], whole[1]) for part in two)
+            continue
+        assert [len(part[1]) for part in two] == [4, 4]
+        for place in range(2):
+            assert torch.equal(torch.cat([part[place] for part in two]), whole[place])
