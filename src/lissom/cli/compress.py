@@ -52,6 +52,10 @@ def compress(
         str | None,
         typer.Option(help="How they do: auto, ddp, or ddp_find_unused_parameters_true."),
     ] = None,
+    log: Annotated[
+        str | None,
+        typer.Option(help="Course of the trainings, in DIR/logs: csv, tensorboard, or both."),
+    ] = None,
     teacher: Annotated[
         str | None,
         typer.Option(
@@ -108,6 +112,7 @@ def compress(
         "device": device,
         "recover.devices": devices,
         "recover.strategy": strategy,
+        "recover.log": log,
         "teacher": teacher,
         "ignore": ignore or None,
         "round_to": round_to,

@@ -31,6 +31,7 @@ from lissom.report.report import Report
 from lissom.sensitivity.cache import fingerprint
 from lissom.task import Data, Task
 from lissom.train.evaluate import evaluate, watched
+from lissom.train.log import TrainingLog
 from lissom.train.machine import choose_device
 from lissom.train.processes import Processes, join
 from lissom.train.seeding import own_randomness, seed_all
@@ -113,11 +114,12 @@ class Job:
         Raises:
             ModelError: A value is NaN or infinite.
             DataError: A set can be read only once.
-            RecipeError: The device is missing.
+            RecipeError: The device is missing, or nothing can be logged.
         """
         check_finite(model)
         check_data(data)
         choose_device(settings.recover.device)
+        TrainingLog(settings.recover.logs, settings.logs)
         inputs = tuple(part[:1].cpu() for part in example_inputs)
         if not speaks():
             settings = replace(settings, say=lambda _line: None, cache=None)
@@ -174,15 +176,14 @@ class Job:
         before = self._evaluate("evaluate original", self.model)
         stages: list[Stage] = []
         processes = Processes.here()
-        teacher = self.settings.teacher or self.model
-        training = Training(self.data, self.task, self.settings.recover, teacher)
+        settings, teacher = self.settings, self.settings.teacher or self.model
+        training = Training(self.data, self.task, settings.recover, teacher, settings.logs)
         network, plan = self.model, self.settings.base or Plan.starting_from(self.model)
         for index, target in enumerate(stage_budgets(budget, graph.cost, len(methods))):
             method, folder = methods[index], workspace.stage(index)
-            together = processes.world == 1 or getattr(method, "trains", False)
-            train = training.of_method(method.name, network, folder) if together else None
-            equipped = replace(view, train=train, score=training.score)
-            proposal = self._decide(method, equipped, target, folder)
+            if processes.world == 1 or getattr(method, "trains", False):
+                view = replace(view, train=training.of_method(method.name, network, folder))
+            proposal = self._decide(method, replace(view, score=training.score), target, folder)
             network, plan = applied(network, proposal), plan + proposal.plan
             view = self._view(network, self._capture(network))
             _check_met(method, target, graph, view.graph)

@@ -34,7 +34,7 @@ from lissom.task import Classification, Data
 from lissom.train.processes import Processes
 from lissom.train.seeding import own_randomness, seed_all
 
-WORK = ".work"
+WORK, LOGS = ".work", "logs"
 _LIBRARIES = ("lissom:", "torchvision:", "timm:")
 
 
@@ -57,7 +57,7 @@ def run_recipe(
     workspace = Workspace(out / WORK, recipe.model_dump(mode="json"))
     workspace.check()
     methods = methods_of(recipe)
-    job = job_of(recipe, say)
+    job = job_of(recipe, say, out / LOGS)
     result = job.run(methods, recipe.limits, workspace)
     effective = recipe.to_yaml([getattr(method, "settings", None) for method in methods])
     result.save(out, effective)
@@ -70,7 +70,7 @@ def run_recipe(
 
 def preview_recipe(recipe: Recipe, say: Callable[[str], None] = print) -> Preview:
     """Decide what a recipe would do, without building, training or writing anything."""
-    return job_of(recipe, say).preview(methods_of(recipe), recipe.limits)
+    return job_of(recipe, say, Path(LOGS)).preview(methods_of(recipe), recipe.limits)
 
 
 def check_out(out: Path, *, resume: bool) -> None:
@@ -94,8 +94,14 @@ def check_out(out: Path, *, resume: bool) -> None:
         raise RecipeError(f"{out}: {what} {content[0]}; choose another --out")
 
 
-def job_of(recipe: Recipe, say: Callable[[str], None]) -> Job:
-    """Load network, weights, teacher and data of a recipe; random weights are those of its seed."""
+def job_of(recipe: Recipe, say: Callable[[str], None], logs: Path) -> Job:
+    """Load network, weights, teacher and data of a recipe; random weights are those of its seed.
+
+    Args:
+        recipe: What is asked for.
+        say: Takes a line of text at a time, for the user.
+        logs: Folder for the course of its trainings, if the recipe asks for that.
+    """
     with own_randomness():
         seed_all(recipe.seed)
         model, base = network_of(recipe.model)
@@ -109,6 +115,7 @@ def job_of(recipe: Recipe, say: Callable[[str], None]) -> Job:
         teacher=None if recipe.teacher is None else network_of(recipe.teacher)[0].eval(),
         base=base,
         cache=default_cache(),
+        logs=logs,
         say=say,
     )
     inputs = inputs_of(recipe.input) if recipe.input else loaded.example_inputs

@@ -29,6 +29,7 @@ class Settings:
         latency: How latency is measured.
         workspace: Folder for intermediate results; an interrupted run with the same folder and
             settings continues. None: a temporary one.
+        logs: Folder for what ``recover.log`` asks for; None: nothing can be logged.
         say: Takes a line of text at a time, for the user.
 
     Raises:
@@ -43,6 +44,7 @@ class Settings:
     cache: Path | None = None
     latency: Conditions = field(default_factory=Conditions)
     workspace: Path | None = None
+    logs: Path | None = None
     say: Callable[[str], None] = lambda _line: None
 
     def __post_init__(self) -> None:

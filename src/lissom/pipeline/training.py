@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -33,12 +34,14 @@ class Training:
         task: Loss, metric, inputs.
         settings: Of every training of the run.
         teacher: What it distils from.
+        logs: Folder for what ``settings.log`` asks for, one folder in it per training; or None.
     """
 
     data: Data
     task: Task
     settings: TrainSettings
     teacher: nn.Module
+    logs: Path | None = None
 
     def of_method(
         self, method: str, network: nn.Module, stage: StageFolder
@@ -53,6 +56,7 @@ class Training:
         numbers = count(1)
 
         def train_with(model: nn.Module, companion: Companion) -> Mapping[str, Any]:
+            name = f"method{next(numbers)}"
             identity = json.dumps({"method": method, "original": fingerprint(network, {})})
             history = train(
                 model,
@@ -60,8 +64,9 @@ class Training:
                 self.task,
                 self.settings,
                 teacher=self.teacher,
-                checkpoint=Checkpoint(stage.training / f"method{next(numbers)}", identity),
+                checkpoint=Checkpoint(stage.training / name, identity),
                 companion=companion,
+                logs=self._log_folder(stage, name),
             )
             ready: dict[str, Any] = json.loads(json.dumps(asdict(history)))
             return ready
@@ -88,7 +93,11 @@ class Training:
             replace(self.settings, epochs=0) if trained else self.settings,
             teacher=self.teacher,
             checkpoint=None if trained else Checkpoint(stage.training, plan_hash),
+            logs=self._log_folder(stage, "recovery"),
         )
+
+    def _log_folder(self, stage: StageFolder, name: str) -> Path | None:
+        return None if self.logs is None else self.logs / f"{stage.folder.name}-{name}"
 
     def score(self, model: nn.Module) -> float:
         """Give the task's metric on the test set."""

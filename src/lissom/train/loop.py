@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from lissom.task import Data, Task
 from lissom.train.checkpoint import Checkpoint, Snapshot
 from lissom.train.distill import RememberedTeacher, Teacher, remembering
 from lissom.train.history import EpochRecord, History
+from lissom.train.log import TrainingLog
 from lissom.train.machine import Machine, choose_machine, lent, moved
 from lissom.train.processes import Processes, Weighed, fabric_for, join
 from lissom.train.schedule import MovingAverage, build_optimizer, learning_rate
@@ -34,7 +36,7 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 _CHECK_EVERY = 20  # steps between looks at the loss where a look makes the device wait
 
 
-def train(  # noqa: PLR0913  (what is trained on what, and three optional parties)
+def train(  # noqa: PLR0913  (what is trained on what, and optional parties)
     model: nn.Module,
     data: Data,
     task: Task,
@@ -43,6 +45,7 @@ def train(  # noqa: PLR0913  (what is trained on what, and three optional partie
     teacher: nn.Module | None = None,
     checkpoint: Checkpoint | None = None,
     companion: Companion | None = None,
+    logs: Path | None = None,
 ) -> History:
     """Train ``model`` in place on ``data.train``.
 
@@ -64,24 +67,28 @@ def train(  # noqa: PLR0913  (what is trained on what, and three optional partie
         checkpoint: Save after every epoch; continue if there is something saved.
         companion: Takes part in every step: adds to the loss, then edits what the optimizer has
             stepped to, before the moving average takes it in.
+        logs: Folder for what ``settings.log`` asks for.
 
     Raises:
         DataError: ``data.train`` is empty or has no length.
-        RecipeError: The device is missing, or ``checkpoint`` is another run's.
-        LissomError: The loss became NaN or infinite, or the checkpoint can't be written.
+        RecipeError: The device is missing, ``checkpoint`` is another run's, or nothing can be
+            logged.
+        LissomError: The loss became NaN or infinite, or a file can't be written.
     """
     machine = choose_machine(settings)
     if settings.epochs == 0:
         return _history((), machine, averaged=False)
+    log = TrainingLog(settings.logs, logs)
     join(settings)
     with own_randomness(), lent(model, machine.device):
         machine.take(model)
         run = _Run(model, data.train, task, settings, machine, companion)
         try:
             run.distil_from(teacher)
-            records = run.all_epochs(checkpoint)
+            records = run.all_epochs(checkpoint, log)
         finally:
             run.leave()
+            log.close()
     return _history(tuple(records), machine, averaged=settings.ema > 0)
 
 
@@ -128,7 +135,7 @@ class _Run:
             )
         self._teacher = remembering(teacher, self._loader, views) if views else teacher
 
-    def all_epochs(self, checkpoint: Checkpoint | None) -> list[EpochRecord]:
+    def all_epochs(self, checkpoint: Checkpoint | None, log: TrainingLog) -> list[EpochRecord]:
         """Train to the end, from where the checkpoint is."""
         identity = self._identity()
         stored = self._stored(checkpoint, identity) if checkpoint else None
@@ -139,6 +146,8 @@ class _Run:
                 records.append(self._epoch(epoch, bar))
                 if checkpoint and self._processes.first:
                     checkpoint.save(self._snapshot(records), identity)
+                if self._processes.first:
+                    log.write(records)
         if self._settings.ema:
             self._average.copy_to_model()
             if self._companion is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from torch import nn
 
@@ -14,7 +15,7 @@ from lissom.train.recalibrate import recalibrate
 from lissom.train.settings import TrainSettings
 
 
-def recover(
+def recover(  # noqa: PLR0913  (as train, which it calls)
     model: nn.Module,
     data: Data,
     task: Task,
@@ -22,6 +23,7 @@ def recover(
     *,
     teacher: nn.Module | None = None,
     checkpoint: Checkpoint | None = None,
+    logs: Path | None = None,
 ) -> History:
     """Train ``model`` in place, then recalibrate its batch norms; with 0 epochs only the latter.
 
@@ -32,12 +34,13 @@ def recover(
         settings: How to train.
         teacher: Usually the original network.
         checkpoint: As in ``train``.
+        logs: As in ``train``.
 
     Raises:
         DataError: A set is empty.
         RecipeError: The device is missing, or ``checkpoint`` is another run's.
         LissomError: The loss became NaN or infinite, or the checkpoint can't be written.
     """
-    history = train(model, data, task, settings, teacher=teacher, checkpoint=checkpoint)
+    history = train(model, data, task, settings, teacher=teacher, checkpoint=checkpoint, logs=logs)
     recalibration = recalibrate(model, data, task, settings, teacher=teacher)
     return replace(history, recalibration=recalibration)

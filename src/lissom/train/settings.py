@@ -31,6 +31,8 @@ class TrainSettings:
             batch; under ``torchrun`` its number of processes holds.
         strategy: How: ``ddp``, or ``ddp_find_unused_parameters_true`` for networks of which parts
             are left out in some steps; ``auto``: ``ddp`` if there are several processes.
+        log: Files that get a row per epoch: ``csv``, ``tensorboard``, or both, separated by a
+            comma.
         seed: Of everything random in training.
         recalibration_images: Training images for the statistics of batch norms after recovery; 0
             leaves them alone.
@@ -52,6 +54,7 @@ class TrainSettings:
     device: str = "auto"
     devices: int = 1
     strategy: str = "auto"
+    log: str = ""
     seed: int = 0
     recalibration_images: int = 4096
 
@@ -61,6 +64,8 @@ class TrainSettings:
                 raise RecipeError(
                     f"{field}={getattr(self, field)!r}: expected one of {', '.join(choices)}"
                 )
+        if not set(self.logs) <= set(_LOGS):
+            raise RecipeError(f"log={self.log!r}: expected {', '.join(_LOGS)}, or both")
         for field, (low, high, expected) in _RANGES.items():
             if not low <= getattr(self, field) <= high:
                 raise RecipeError(f"{field}={getattr(self, field)}: expected {expected}")
@@ -76,6 +81,11 @@ class TrainSettings:
                 f"kind: device={kind}"
             )
 
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """Give the kinds of log, each once."""
+        return tuple(dict.fromkeys(kind.strip() for kind in self.log.split(",") if kind.strip()))
+
 
 _INFINITY = float("inf")
 _CHOICES = {
@@ -84,6 +94,7 @@ _CHOICES = {
     "channels_last": ("auto", "yes", "no"),
     "strategy": ("auto", "ddp", "ddp_find_unused_parameters_true"),
 }
+_LOGS = ("csv", "tensorboard")
 _RANGES = {
     "epochs": (0, _INFINITY, "0 or more"),
     "momentum": (0.0, 0.999999, "a number in [0, 1)"),

@@ -36,6 +36,7 @@ def test_flags_become_a_recipe(calls: list[dict[str, Any]], tmp_path: Path) -> N
         *("--seed", "4", "--device", "cpu", "--teacher", "lissom:resnet56", "--round-to", "4"),
         *("--ignore", "conv1", "--ignore", "fc", "--set", "stages.0.tau=0.5", "--resume"),
         *("--set", "recover.learning_rate=1e-3", "--devices", "2", "--strategy", "ddp"),
+        *("--log", "csv"),
     )
     assert run(["compress", *BASIC, *flags, "--out", str(tmp_path)]) == 0
     (call,) = calls
@@ -50,7 +51,7 @@ def test_flags_become_a_recipe(calls: list[dict[str, Any]], tmp_path: Path) -> N
     training = recipe.train_settings()
     assert (training.epochs, training.seed, training.device) == (3, 4, "cpu")
     assert training.learning_rate == 1e-3
-    assert (training.devices, training.strategy) == (2, "ddp")
+    assert (training.devices, training.strategy, training.log) == (2, "ddp", "csv")
     assert recipe.teacher.name == "lissom:resnet56"
     assert recipe.ignore == ("conv1", "fc")
     assert recipe.round_to == 4

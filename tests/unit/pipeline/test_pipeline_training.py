@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom.cli import compress as command
+from lissom.errors import RecipeError
 from lissom.extension import ModelView, Proposal, StepState
 from lissom.pipeline import job as flow
 from lissom.pipeline.compress import compress
@@ -116,10 +117,11 @@ class Learner:
 def run(
     network: nn.Module, data: Data, method: Any, workspace: Path | None = None, **training: Any
 ) -> Result:
+    logs = training.pop("logs", None)
     recover = TrainSettings(
         **{"epochs": 3, "device": "cpu", "precision": "32", "recalibration_images": 16, **training}
     )
-    settings = Settings(recover, workspace=workspace)
+    settings = Settings(recover, workspace=workspace, logs=logs)
     return compress(network, INPUTS, data=data, method=method, budget="macs=1k", settings=settings)
 
 
@@ -150,6 +152,19 @@ def test_a_method_that_keeps_its_training_to_itself_is_recovered(
     result = run(network, data, Learner(says=False), tmp_path)
     assert len(result.report.stages[0].history.epochs) == 3
     assert (tmp_path / "stage0" / "training" / "train.safetensors").exists()
+
+
+def test_every_training_has_a_log_of_its_own(
+    network: nn.Module, data: Data, tmp_path: Path
+) -> None:
+    run(network, data, Learner(says=False), log="csv", logs=tmp_path, epochs=1)
+    assert sorted(path.parent.name for path in tmp_path.rglob("metrics.csv")) == [
+        "stage0-method1",
+        "stage0-method2",
+        "stage0-recovery",
+    ]
+    with pytest.raises(RecipeError, match="there is no folder to write to"):
+        run(network, data, Learner(), log="csv")
 
 
 def test_a_killed_training_continues(network: nn.Module, data: Data, tmp_path: Path) -> None:
