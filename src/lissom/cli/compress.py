@@ -54,7 +54,10 @@ def compress(
     ] = None,
     log: Annotated[
         str | None,
-        typer.Option(help="Course of the trainings, in DIR/logs: csv, tensorboard, or both."),
+        typer.Option(
+            help="Course of the trainings, in DIR/logs: csv, tensorboard, or both (under "
+            "torchrun, which has options of that name: --set recover.log=csv)."
+        ),
     ] = None,
     teacher: Annotated[
         str | None,

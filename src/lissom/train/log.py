@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from lightning_fabric.loggers.csv_logs import CSVLogger
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+
 from lissom.errors import LissomError, RecipeError
 from lissom.train.history import EpochRecord
 

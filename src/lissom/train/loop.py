@@ -225,7 +225,8 @@ class _Run:
         self._processes.average_statistics(self._model, loss.part)
         if self._companion is not None:
             steps = settings.epochs * self._steps
-            self._companion.after_step(StepState(rate, step, steps, self._state.optimizer))
+            if self._companion.after_step(StepState(rate, step, steps, self._state.optimizer)):
+                self._average.restart(step)
         if settings.ema:
             self._average.update(step)
         return loss.mean, loss.images

@@ -88,23 +88,37 @@ class MovingAverage:
 
     The decay grows from 0.1 to its final value as (1 + step) / (10 + step), so that short trainings
     are not held back by their start.
+
+    Attributes:
+        values: The average, by name.
+        since: Step at which it began.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._decay = decay
         self._current = _floating(model)
+        self.since = 0
         self.values = {n: t.detach().float().clone() for n, t in self._current.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take the weights after ``step`` (from 0) in."""
-        decay = min(self._decay, (1 + step) / (10 + step))
+        steps = step - self.since
+        decay = min(self._decay, (1 + steps) / (10 + steps))
         now = [tensor.detach().float() for tensor in self._current.values()]
         torch._foreach_lerp_(list(self.values.values()), now, 1 - decay)
 
     @torch.no_grad()
-    def restore(self, values: Mapping[str, Tensor]) -> None:
-        """Continue from an earlier average."""
+    def restart(self, step: int) -> None:
+        """Forget everything before ``step``: the weights then stand for another function."""
+        self.since = step
+        for name, tensor in self._current.items():
+            self.values[name].copy_(tensor)
+
+    @torch.no_grad()
+    def restore(self, values: Mapping[str, Tensor], since: int = 0) -> None:
+        """Continue from an earlier average, that began at step ``since``."""
+        self.since = since
         for name, value in self.values.items():
             value.copy_(values[name])
 

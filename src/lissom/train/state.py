@@ -37,6 +37,7 @@ class TrainingState:
         """
         tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
         tensors |= {f"average.{name}": t for name, t in self.average.values.items()}
+        tensors["average since"] = torch.tensor(self.average.since)
         for number, parameter in enumerate(self._trained()):
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{number}.{key}"] = torch.as_tensor(value)
@@ -56,7 +57,7 @@ class TrainingState:
         """
         for name, tensor in self.model.state_dict().items():
             tensor.copy_(tensors[f"model.{name}"])
-        self.average.restore(_under("average.", tensors))
+        self.average.restore(_under("average.", tensors), int(tensors["average since"]))
         parameters = self._trained()
         for name, value in _under("optimizer.", tensors).items():
             number, _, key = name.partition(".")

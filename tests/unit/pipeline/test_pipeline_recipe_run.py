@@ -12,6 +12,7 @@ from lissom.pipeline.recipe_run import (
     data_of,
     default_cache,
     inputs_of,
+    job_of,
     methods_of,
     network_of,
 )
@@ -120,3 +121,15 @@ def test_where_sensitivities_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.delenv("LISSOM_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache() == tmp_path / "lissom"
+
+
+def test_random_weights_are_those_of_the_seed() -> None:
+    torch.rand(3)
+    before = torch.get_rng_state()
+    first, again, other = (
+        job_of(recipe(("seed", seed)), lambda _line: None, Path("logs")).model.state_dict()
+        for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[name], tensor) for name, tensor in again.items())
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+    assert torch.equal(torch.get_rng_state(), before)

@@ -28,6 +28,10 @@ def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a) and a.keys() == b.keys()
 
 
+class KilledError(Exception):
+    pass
+
+
 class Silent:
     """Takes part and does nothing."""
 
@@ -131,6 +135,46 @@ def test_without_an_average_there_is_nothing_to_restore(data, network):
     assert "after_average" not in companion.calls
 
 
+class Jumping(Silent):
+    """Turns a layer around at one step, as a change of coordinates would."""
+
+    def __init__(self, model, says):
+        self.weight, self.says = model[6].weight, says
+
+    @torch.no_grad()
+    def after_step(self, step):
+        if step.step == 5:
+            self.weight.neg_()
+        return self.says and step.step == 5
+
+
+def test_after_a_jump_the_average_starts_anew(data, network, tmp_path):
+    class Dying(Jumping):
+        def after_step(self, step):
+            if step.step == 9:
+                raise KilledError
+            return super().after_step(step)
+
+    Dying.__qualname__ = Jumping.__qualname__
+    last, mixed, anew, resumed = network(), network(), network(), network()
+    train(last, data, TASK, replace(SETTINGS, ema=0.0), companion=Jumping(last, says=False))
+    train(mixed, data, TASK, SETTINGS, companion=Jumping(mixed, says=False))
+    train(anew, data, TASK, SETTINGS, companion=Jumping(anew, says=True))
+
+    def distance(model):
+        return float((model[6].weight - last[6].weight).detach().norm())
+
+    assert distance(anew) < 0.7 * distance(mixed)
+    assert distance(anew) > 0
+    broken = network()
+    companion = Dying(broken, says=True)
+    with pytest.raises(KilledError):
+        train(broken, data, TASK, SETTINGS, checkpoint=Checkpoint(tmp_path), companion=companion)
+    companion = Jumping(resumed, says=True)
+    train(resumed, data, TASK, SETTINGS, checkpoint=Checkpoint(tmp_path), companion=companion)
+    assert same(tensors(resumed), tensors(anew))
+
+
 def test_the_loss_has_the_penalty_in_it(data, network):
     class Constant(Silent):
         def penalty(self):
@@ -189,10 +233,6 @@ def test_weight_decay_leaves_its_parameters_alone(data, network):
     assert decay[id(model[0].weight)] == 0
     assert decay[id(model[6].weight)] == SETTINGS.weight_decay
     assert len(decay) == len(list(model.parameters()))
-
-
-class KilledError(Exception):
-    pass
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

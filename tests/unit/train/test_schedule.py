@@ -55,8 +55,24 @@ def test_moving_average_follows_the_definition():
     assert set(average.values) == {"weight", "bias", "running_mean", "running_var"}
 
 
+def test_moving_average_restarts_as_if_nothing_had_been():
+    model = nn.Linear(1, 1)
+    old, new = MovingAverage(model, decay=0.9), None
+    for step in range(8):
+        model.weight.data.fill_(float(step))
+        if step == 5:
+            old.restart(step)
+            new = MovingAverage(model, decay=0.9)
+        old.update(step)
+        if new is not None:
+            new.update(step - 5)
+    assert old.since == 5
+    assert torch.equal(old.values["weight"], new.values["weight"])
+
+
 def test_moving_average_can_be_restored():
     average = MovingAverage(nn.Linear(1, 1), decay=0.9)
     other = MovingAverage(nn.Linear(1, 1), decay=0.9)
-    other.restore(average.values)
+    other.restore(average.values, 3)
+    assert other.since == 3
     assert torch.equal(other.values["weight"], average.values["weight"])
