@@ -54,8 +54,12 @@ class Companion(Protocol):
     def penalty(self) -> Tensor | None:
         """Give a scalar to be added to the loss of the coming step, or None."""
 
-    def after_step(self, step: StepState) -> None:
-        """Edit stored tensors after an optimizer step (proximal step, gauge, annealing)."""
+    def after_step(self, step: StepState) -> bool:
+        """Edit stored tensors after an optimizer step (proximal step, gauge, annealing).
+
+        Returns:
+            Whether the function jumped, so that averages of the weights over time start anew.
+        """
 
     def after_average(self) -> None:
         """Restore what averaging the weights over time broke (exact zeros)."""

@@ -7,10 +7,11 @@ from types import MappingProxyType
 from typing import Any
 
 from lissom.extension import Method, find_method
+from lissom.methods.edp import Edp, EdpSettings
 from lissom.methods.hmc import VARIANTS, Hmc, HmcSettings
 
-METHODS: Mapping[str, type] = MappingProxyType({"hmc": Hmc})
-SETTINGS: Mapping[str, type] = MappingProxyType({"hmc": HmcSettings})
+METHODS: Mapping[str, type] = MappingProxyType({"edp": Edp, "hmc": Hmc})
+SETTINGS: Mapping[str, type] = MappingProxyType({"edp": EdpSettings, "hmc": HmcSettings})
 
 
 def method_called(name: str) -> Method:

@@ -1,0 +1,222 @@
+"""EDP: one training learns ranks and channels, then pruning and merging make them real.
+
+Ruan, Liu, Yuan, Li, Hu, Li, Maybank, IEEE TNNLS 32, 2021, doi 10.1109/TNNLS.2020.3018177; a
+reconstruction guided by the authors' later code (DPFPS).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lissom.errors import LissomError, RecipeError
+from lissom.extension import ModelView, Proposal
+from lissom.methods.pair_clock import PairClock
+from lissom.plan.alignment import aligned_counts
+from lissom.plan.budget import Budget
+from lissom.plan.build import apply_values, build
+from lissom.plan.cost import Cost
+from lissom.relaxation.merging import Hardened, Pays
+from lissom.relaxation.published import PublishedSchedule
+from lissom.relaxation.rank_and_channels import RankAndChannels, relaxed_layers
+from lissom.relaxation.settings import RelaxationSettings
+from lissom.relaxation.steering import BudgetSteering, Ramp
+from lissom.relaxation.support import COLUMNS, ROWS, Support
+from lissom.sensitivity.statistics import input_covariances
+
+MODES = ("budget", "faithful")
+MERGES = ("cost", "time", "never")
+
+
+@dataclass(frozen=True, slots=True)
+class EdpSettings:
+    """Free choices of the method.
+
+    Attributes:
+        mode: ``budget`` steers to the budget and meets it exactly; ``faithful`` is the published
+            form: fixed multipliers, plain start, rows of A, a threshold at the end.
+        learn: ``columns`` (ranks), ``rows`` (channels), or both.
+        start: ``trained``, or ``scratch`` for a network without trained weights.
+        row_groups: ``inner``, or ``all`` for channels that residual sums couple, too.
+        penalty: ``energy`` (reweighted lasso) or ``norm`` (group lasso).
+        merge: Pairs become one layer where that costs no more (``cost``), where it is faster as
+            measured (``time``), or ``never``.
+        statistics_images: Calibration images for the input covariances.
+        round_to: Alignment of ranks and channels at the cut; 1 = free.
+        ramp_start: Share of the training after which the target cost begins to fall.
+        ramp_end: Where it has reached the budget.
+        cut_at: Where the support is cut to the budget and frozen.
+        steer_every: Steps between two looks at the cost.
+        lam_rank: Multiplier of the columns in ``faithful``.
+        lam_channel: Multiplier of the rows in ``faithful``.
+    """
+
+    mode: str = "budget"
+    learn: tuple[str, ...] = (COLUMNS, ROWS)
+    start: str = "trained"
+    row_groups: str = "inner"
+    penalty: str = "energy"
+    merge: str = "cost"
+    statistics_images: int = 2048
+    round_to: int = 1
+    ramp_start: float = 0.1
+    ramp_end: float = 0.55
+    cut_at: float = 0.6
+    steer_every: int = 50
+    lam_rank: float = 0.01
+    lam_channel: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name, known in (("mode", MODES), ("merge", MERGES)):
+            if getattr(self, name) not in known:
+                raise RecipeError(
+                    f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}"
+                )
+        for name in ("statistics_images", "round_to"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"{name}={getattr(self, name)}: expected at least 1")
+        for name in ("lam_rank", "lam_channel"):
+            if not getattr(self, name) >= 0:
+                raise RecipeError(f"{name}={getattr(self, name)}: expected 0 or more")
+        self.ramp()
+        self.relaxation()
+
+    def ramp(self) -> Ramp:
+        """Give the times of the ramp."""
+        return Ramp(self.ramp_start, self.ramp_end, self.cut_at, self.steer_every)
+
+    def relaxation(self) -> RelaxationSettings:
+        """Give what may vanish and how it is measured."""
+        published = self.mode == "faithful"
+        return RelaxationSettings(
+            learn=self.learn,
+            start=self.start,
+            form="plain" if published else "whitened",
+            row_parts="filters" if published else "norms",
+            row_groups=self.row_groups,
+            penalty="norm" if published else self.penalty,
+        )
+
+
+class Edp:
+    """Relaxes, trains, hardens.
+
+    Attributes:
+        name: ``edp``.
+        trains: True.
+    """
+
+    name = "edp"
+    trains = True
+
+    def __init__(self, settings: EdpSettings | None = None) -> None:
+        self.settings = settings or EdpSettings()
+
+    def smallest(self, view: ModelView) -> Cost:
+        """Give the cost with one column and one channel left everywhere."""
+        relaxation = self._relaxation(view, {})
+        relaxation.relax(copy.deepcopy(view.model))
+        counts = {key: len(values) for key, values in relaxation.strengths().items()}
+        masks = {
+            key: torch.arange(count) < aligned_counts(count, self.settings.round_to)[0]
+            for key, count in counts.items()
+        }
+        support = Support(
+            {name: mask for (kind, name), mask in masks.items() if kind == COLUMNS},
+            {name: mask for (kind, name), mask in masks.items() if kind == ROWS},
+        )
+        return relaxation.pricer.price(relaxation.configuration(support))
+
+    def plan(self, view: ModelView, budget: Budget) -> Proposal:
+        """Relax, train with the run's settings, harden.
+
+        Raises:
+            BudgetError: The budget is out of reach of what may vanish.
+            LissomError: The view can't train (a preview).
+        """
+        if view.train is None or view.score is None:
+            raise LissomError("edp decides by training, which a preview does not do")
+        relaxation = self._relaxation(view, self._statistics(view))
+        relaxed = relaxation.relax(copy.deepcopy(view.model))
+        companion = self._companion(relaxation, view, budget)
+        training = view.train(relaxed, companion)
+        before = view.score(relaxed.eval())
+        hardened = relaxation.harden(relaxed, self._pays(relaxation, view, budget))
+        after = view.score(_built(view.model, hardened))
+        evidence = _evidence(self.settings, relaxation, hardened, companion.trajectory)
+        accuracies = {"accuracy_before_merge": before, "accuracy_after_merge": after}
+        return Proposal(
+            plan=hardened.plan,
+            values=hardened.values,
+            predicted=relaxation.pricer.price(relaxation.expected()),
+            evidence={**accuracies, **evidence},
+            training=training,
+        )
+
+    def _statistics(self, view: ModelView) -> dict[str, Tensor]:
+        """Measure the input covariances of the layers to be relaxed."""
+        settings = self.settings
+        if settings.mode == "faithful" or COLUMNS not in settings.learn:
+            return {}
+        if settings.start == "scratch":
+            return {}
+        layers = relaxed_layers(view.graph, view.ignore)
+        images = settings.statistics_images
+        return input_covariances(view.model, layers, view.data.calibration, view.task, images)
+
+    def _relaxation(self, view: ModelView, covariances: dict[str, Tensor]) -> RankAndChannels:
+        return RankAndChannels(
+            view.model,
+            view.graph,
+            view.example_inputs,
+            self.settings.relaxation(),
+            covariances=covariances,
+            ignore=view.ignore,
+        )
+
+    def _companion(
+        self, relaxation: RankAndChannels, view: ModelView, budget: Budget
+    ) -> BudgetSteering | PublishedSchedule:
+        settings = self.settings
+        if settings.mode == "faithful":
+            return PublishedSchedule(
+                relaxation, settings.lam_rank, settings.lam_channel, settings.steer_every
+            )
+        limits = budget.limits(view.graph.cost)
+        ramp = settings.ramp()
+        return BudgetSteering(relaxation, limits, ramp, round_to=settings.round_to)
+
+    def _pays(self, relaxation: RankAndChannels, view: ModelView, budget: Budget) -> Pays | None:
+        if self.settings.merge == "never":
+            return lambda _layer, _rank, _kept: True
+        if self.settings.merge == "time":
+            return PairClock(relaxation, view.model, budget.limits(view.graph.cost)).pays
+        return None
+
+
+def _built(model: nn.Module, hardened: Hardened) -> nn.Module:
+    network = build(model, hardened.plan)
+    apply_values(network, hardened.values)
+    return network.eval()
+
+
+def _evidence(
+    settings: EdpSettings,
+    relaxation: RankAndChannels,
+    hardened: Hardened,
+    trajectory: list[dict[str, float]],
+) -> dict[str, Any]:
+    return {
+        "mode": settings.mode,
+        "trajectory": trajectory,
+        "layers": [asdict(pair) for pair in hardened.pairs],
+        "merged": [pair.layer for pair in hardened.pairs if pair.merged],
+        "removed": [name for name, count in hardened.removed.items() if count],
+        "channels_removed": dict(hardened.removed),
+        "inexact_borders": list(hardened.inexact),
+        "left_alone": dict(relaxation.refused),
+    }

@@ -1,0 +1,270 @@
+"""EDP's relaxation: every layer a compressed-aware block, every channel free to vanish."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lissom.extension import StepState
+from lissom.graph.layers import ChannelGroup, ModelGraph, Role
+from lissom.graph.offers import decomposable_layers
+from lissom.lowrank.metric import metric_for
+from lissom.relaxation.block import put_block, scratch_factors, whitened_factors
+from lissom.relaxation.columns import Columns, as_cube
+from lissom.relaxation.merging import Hardened, Pays, prune_and_merge
+from lissom.relaxation.neighbours import norms_behind
+from lissom.relaxation.rows import Rows, filter_rows, learnable_rows
+from lissom.relaxation.settings import RelaxationSettings
+from lissom.relaxation.support import COLUMNS, ROWS, Key, Support, as_support
+from lissom.search.price import Configuration, LowRank, Pricer
+
+_GAUGE_STEPS = 40  # each stretches by 2 at most
+
+
+class RankAndChannels:
+    """The relaxation of EDP.
+
+    Attributes:
+        name: ``rank_and_channels``.
+        graph: Of the network before it was relaxed.
+        columns: Per relaxed layer its columns.
+        rows: Per channel group that may shrink its channels.
+        refused: Per layer or group left alone the reason.
+    """
+
+    name = "rank_and_channels"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: ModelGraph,
+        example_inputs: tuple[Tensor, ...],
+        settings: RelaxationSettings | None = None,
+        *,
+        covariances: Mapping[str, Tensor] | None = None,
+        ignore: Collection[str] = (),
+    ) -> None:
+        """Choose what to relax; nothing is changed yet.
+
+        Args:
+            model: The network, in eval mode; kept, never changed.
+            graph: What it is made of.
+            example_inputs: Inputs of any batch size.
+            settings: What may vanish.
+            covariances: Per layer E[x x^T] of its inputs, for the whitened form; layers without one
+                are measured by their weights.
+            ignore: Layers that stay as they are.
+        """
+        self.graph, self._model, self._inputs = graph, model, example_inputs
+        self._settings = settings or RelaxationSettings()
+        self._covariances = covariances or {}
+        self._ignore = frozenset(ignore)
+        self.columns: dict[str, Columns] = {}
+        self.rows: dict[str, Rows] = {}
+        self.refused: dict[str, str] = {}
+        self._pressure: dict[Key, Tensor] = {}
+        self._support: Support | None = None
+        self._pricer = Pricer(model, graph)
+
+    @property
+    def power(self) -> int:
+        """Of the strength in the penalty's step: 2 for energies, 1 for norms."""
+        return 2 if self._settings.penalty == "energy" else 1
+
+    @property
+    def pricer(self) -> Pricer:
+        """Prices what ``expected`` gives."""
+        return self._pricer
+
+    def relax(self, relaxed: nn.Module) -> nn.Module:
+        """Turn a copy of the network into its relaxed form, in place, and give it back.
+
+        Started from trained weights it computes what the network did, to float rounding.
+        """
+        mode = relaxed.training
+        relaxed.eval()
+        layers = relaxed_layers(self.graph, self._ignore) if COLUMNS in self._settings.learn else ()
+        norms = norms_behind(self._model, layers, self._inputs)
+        for layer in layers:
+            scales = _output_scales(self._model, norms.get(layer))
+            self.columns[layer] = self._relax_layer(relaxed, layer, scales)
+        if ROWS in self._settings.learn:
+            for row in self._find_rows(relaxed):
+                self.rows[row.group.name] = row
+        return relaxed.train(mode)
+
+    def expected(self) -> Configuration:
+        """Say what the network would be if it were hardened now: kept channels and ranks.
+
+        A layer whose pair of factors would cost no less than the one layer counts as that layer.
+        """
+        alive = {key: strengths > 0 for key, strengths in self.strengths().items()}
+        return self.configuration(as_support(alive))
+
+    def configuration(self, support: Support) -> Configuration:
+        """Say what the network would be if only a support were left of it."""
+        kept = {name: _indices(mask) for name, mask in support.rows.items() if not bool(mask.all())}
+        ranks = {layer: max(1, int(mask.sum())) for layer, mask in support.columns.items()}
+        pairs = {
+            layer: LowRank("channel_svd", (rank,))
+            for layer, rank in ranks.items()
+            if self.pays(layer, rank, kept)
+        }
+        return Configuration(kept, pairs)
+
+    def pays(self, layer: str, rank: int, kept: Mapping[str, tuple[int, ...]]) -> bool:
+        """Say whether a pair of factors costs less than the one layer, given the kept channels.
+
+        r (S K + T) < T S K; both sides are used at the same positions, so that parameters and MACs
+        agree.
+        """
+        inputs, outputs = self._pricer.channels(layer, Configuration(kept))
+        fan_in = inputs * self._pricer.shapes[layer].kernel
+        return rank * (fan_in + outputs) < fan_in * outputs
+
+    def strengths(self) -> dict[Key, Tensor]:
+        """Give how strong every column and channel is, on the CPU; 0 where it has vanished."""
+        columns = {(COLUMNS, n): one.strengths().cpu() for n, one in self.columns.items()}
+        return columns | {(ROWS, n): one.strengths().cpu() for n, one in self.rows.items()}
+
+    def press(self, pressure: Mapping[Key, float]) -> None:
+        """Set how much strength each step takes per unit of learning rate, from now on."""
+        self._pressure = {key: torch.tensor(value) for key, value in pressure.items()}
+
+    def after_step(self, step: StepState) -> None:
+        """Fix the gauge, then make the proximal step; or hold the frozen support."""
+        for columns in self.columns.values():
+            columns.fix_gauge(step.optimizer)
+        if self._support is not None:
+            self.hold()
+            return
+        for (kind, name), pressure in self._pressure.items():
+            group = self.columns[name] if kind == COLUMNS else self.rows[name]
+            group.shrink(pressure * step.learning_rate, self.power)
+
+    def freeze(self, support: Support) -> None:
+        """Let everything outside ``support`` vanish, for good."""
+        self._support = support
+        self._pressure = {}
+        self.hold()
+
+    @property
+    def support(self) -> Support | None:
+        """What was frozen, or None."""
+        return self._support
+
+    def hold(self) -> None:
+        """Put back the zeros of the frozen support."""
+        if self._support is not None:
+            for name, mask in self._support.columns.items():
+                self.columns[name].keep(mask)
+            for name, mask in self._support.rows.items():
+                self.rows[name].keep(mask)
+
+    def harden(self, relaxed: nn.Module, pays: Pays | None = None) -> Hardened:
+        """Prune and merge: give the plan and the values of the network that is left.
+
+        Args:
+            relaxed: Stays as it is.
+            pays: Whether a layer's pair of factors is to stay two layers; None decides by cost
+                (parameters and MACs agree).
+        """
+        return prune_and_merge(
+            relaxed, self.graph, self.columns, self.rows, pays or self.pays, self._inputs
+        )
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Give the weights that weight decay must leave alone: their scale is the gauge's."""
+        for columns in self.columns.values():
+            yield columns.block.basis
+            yield columns.block.coefficients
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Give pressures, units and the frozen support."""
+        state = {f"pressure.{kind}.{name}": value for (kind, name), value in self._pressure.items()}
+        if self._support is not None:
+            state |= {f"support.{COLUMNS}.{n}": m for n, m in self._support.columns.items()}
+            state |= {f"support.{ROWS}.{n}": m for n, m in self._support.rows.items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from ``state_dict``'s output."""
+        pressure: dict[Key, Tensor] = {}
+        masks: dict[Key, Tensor] = {}
+        for name, value in state.items():
+            what, kind, key = name.split(".", 2)
+            (pressure if what == "pressure" else masks)[kind, key] = value.cpu()
+        self._pressure = pressure
+        self._support = as_support(masks) if masks else None
+
+    def _relax_layer(self, relaxed: nn.Module, layer: str, scales: Tensor | None) -> Columns:
+        weight = self._model.get_submodule(layer).weight
+        assert isinstance(weight, Tensor)
+        whitened = self._settings.form == "whitened"
+        covariance = self._covariances.get(layer) if whitened else None
+        trained = self._settings.start == "trained"
+        factors = whitened_factors(weight, covariance) if trained else scratch_factors(weight)
+        block = put_block(relaxed, layer)
+        block.fill(factors)
+        metric = metric_for(as_cube(block.basis.detach()), covariance) if whitened else None
+        columns = Columns(layer, block, metric, scales if whitened else None)
+        for _ in range(_GAUGE_STEPS):
+            columns.fix_gauge(None)
+        return columns
+
+    def _find_rows(self, relaxed: nn.Module) -> list[Rows]:
+        groups = [group for group in self.graph.groups if self._may_shrink(group)]
+        if self._settings.row_parts == "filters":
+            return filter_rows(relaxed, groups)
+        rows, refused = learnable_rows(relaxed, groups, self._inputs)
+        self.refused |= refused
+        return rows
+
+    def _may_shrink(self, group: ChannelGroup) -> bool:
+        if group.frozen_because is not None or set(group.producers) & self._ignore:
+            return False
+        if self._settings.row_groups == "all":
+            return True
+        # A depthwise layer hands its channels on; only several sources make a coupled group.
+        sources = [
+            name
+            for name in group.producers
+            if getattr(self._model.get_submodule(name), "groups", 1) == 1
+        ]
+        if len(sources) > 1:
+            self.refused[group.name] = "coupled by sums; row_groups=all lets it shrink"
+        return len(sources) <= 1
+
+
+def relaxed_layers(graph: ModelGraph, ignore: Collection[str] = ()) -> tuple[str, ...]:
+    """Name the layers that become blocks.
+
+    All that can be decomposed but those that read the network's input (rows only) and those whose
+    outputs it returns.
+    """
+    reading = {
+        m.tensor.rpartition(".")[0] for g in graph.groups for m in g.members if m.role is Role.INPUT
+    }
+    returned = {name for group in graph.groups if not group.consumers for name in group.producers}
+    offered = (decomposable_layers(graph) & reading) - returned - set(ignore)
+    return tuple(
+        layer.name
+        for layer in graph.layers
+        if layer.name in offered and layer.kind in ("conv2d", "linear") and layer.calls
+    )
+
+
+def _output_scales(model: nn.Module, norm: str | None) -> Tensor | None:
+    """Give |gamma| / sigma of a batch norm, (T,)."""
+    module = model.get_submodule(norm) if norm else None
+    if not isinstance(module, _BatchNorm) or module.running_var is None or module.weight is None:
+        return None
+    return module.weight.detach().abs() / (module.running_var + module.eps).sqrt()
+
+
+def _indices(mask: Tensor) -> tuple[int, ...]:
+    kept = tuple(torch.nonzero(mask).flatten().tolist())
+    return kept or (0,)

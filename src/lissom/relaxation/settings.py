@@ -1,0 +1,51 @@
+"""What a relaxation may let vanish, and how it measures that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lissom.errors import RecipeError
+from lissom.relaxation.support import COLUMNS, ROWS
+
+_CHOICES = {
+    "start": ("trained", "scratch"),
+    "form": ("whitened", "plain"),
+    "row_parts": ("norms", "filters"),
+    "row_groups": ("inner", "all"),
+    "penalty": ("energy", "norm"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RelaxationSettings:
+    """What may vanish, and how it is measured.
+
+    Attributes:
+        learn: ``columns`` (ranks), ``rows`` (channels), or both.
+        start: ``trained``: the relaxed network computes what the original does; ``scratch``: new
+            weights.
+        form: ``whitened``: columns measured by the output that they carry, the gauge fixed after
+            every step; ``plain``: by ||A_j|| alone.
+        row_parts: ``norms``: scale and shift of the batch norms behind (filters where there are
+            none); ``filters``: rows of A, whatever follows.
+        row_groups: ``inner``: groups with one producer; ``all``: those that residual sums couple
+            too.
+        penalty: ``energy``: what shrinks is the energy of a column or channel, at equal rates for
+            equal cost (the reweighted lasso); ``norm``: its norm (the group lasso, as published).
+    """
+
+    learn: tuple[str, ...] = (COLUMNS, ROWS)
+    start: str = "trained"
+    form: str = "whitened"
+    row_parts: str = "norms"
+    row_groups: str = "inner"
+    penalty: str = "energy"
+
+    def __post_init__(self) -> None:
+        for field, choices in _CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise RecipeError(
+                    f"{field}={getattr(self, field)!r}: expected one of {', '.join(choices)}"
+                )
+        if not self.learn or set(self.learn) - {COLUMNS, ROWS}:
+            raise RecipeError(f"learn={list(self.learn)}: expected columns, rows, or both")

@@ -1,0 +1,295 @@
+"""Steer a relaxation: to a budget, or along the published schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lissom.errors import BudgetError, RecipeError
+from lissom.extension import StepState
+from lissom.plan.alignment import aligned_counts
+from lissom.plan.cost import Cost
+from lissom.relaxation.prices import group_weights
+from lissom.relaxation.rank_and_channels import RankAndChannels
+from lissom.relaxation.shrink import left_after
+from lissom.relaxation.support import COLUMNS, Key, Support, as_support, exact_support, within
+
+_GAIN, _SLOWEST, _FASTEST = 0.5, 0.8, 1.25  # of a multiplier, per look at the cost
+_HALVINGS = 12
+_AVERAGE_RATE = 0.8  # of a cosine over the ramp, relative to the rate at its start
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """When what happens, in shares of the training.
+
+    Attributes:
+        start: The target cost begins to fall.
+        end: The target cost has reached the budget.
+        cut: One threshold brings the cost to the budget exactly; what is left trains on.
+        every: Steps between two looks at the cost; short trainings look more often.
+    """
+
+    start: float = 0.1
+    end: float = 0.55
+    cut: float = 0.6
+    every: int = 50
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end <= self.cut < 1:
+            raise RecipeError(
+                f"ramp start={self.start}, end={self.end}, cut={self.cut}: expected "
+                "0 <= start < end <= cut < 1"
+            )
+        if self.every < 1:
+            raise RecipeError(f"ramp every={self.every}: expected at least 1 step")
+
+    def target(self, progress: float, remaining: float) -> float:
+        """Give the cost that is aimed at, as a fraction of the original's."""
+        share = (progress - self.start) / (self.end - self.start)
+        return 1 - (1 - remaining) * min(max(share, 0.0), 1.0)
+
+
+class BudgetSteering:
+    """The companion that brings a relaxation to a budget by the end of a ramp, exactly.
+
+    One multiplier per limited unit. Every so many steps lambda *= clip(exp(0.5 (C / C_target -
+    1)), 0.8, 1.25), C the cost of what has not vanished, but never more than would bring the cost
+    to its target by the next look if the loss did not resist: groups that shrink together would
+    otherwise vanish together. What the loss of a column or channel does goes with the square of its
+    strength, its energy. Energies fall at the learning rate times lambda times the cost that goes
+    with them (norms, where they are what is penalised, with its root): those vanish first that harm
+    least per cost. At ``ramp.cut`` the support is cut to the budget, by energy per cost.
+
+    Attributes:
+        relaxation: What is steered.
+        trajectory: One record per look at the cost.
+    """
+
+    def __init__(
+        self,
+        relaxation: RankAndChannels,
+        limits: Mapping[str, int],
+        ramp: Ramp | None = None,
+        *,
+        round_to: int | str = 1,
+    ) -> None:
+        """Set the goal.
+
+        Args:
+            relaxation: Already relaxed.
+            limits: ``macs``, ``params``: absolute, at least one.
+            ramp: When.
+            round_to: Alignment of ranks and channels at the cut.
+        """
+        self.relaxation, self._limits, self._ramp = relaxation, dict(limits), ramp or Ramp()
+        self._original = relaxation.graph.cost
+        self._round_to = round_to
+        self._multipliers: dict[str, float] = {}
+        self.trajectory: list[dict[str, float]] = []
+
+    def without_decay(self) -> Iterable[nn.Parameter]:
+        """Give the weights of the blocks: their scale is the gauge's business."""
+        return self.relaxation.parameters()
+
+    def penalty(self) -> Tensor | None:
+        """Give None: the penalty acts through the proximal step."""
+        return None
+
+    def after_step(self, step: StepState) -> bool:
+        """Fix the gauge, shrink, look at the cost when it is time; True where the cut was made."""
+        self.relaxation.after_step(step)
+        if self.relaxation.support is not None or step.progress < self._ramp.start:
+            return False
+        if step.progress >= self._ramp.cut or step.step + 1 == step.steps:
+            self._cut(step.progress)
+            return True
+        every = max(1, min(self._ramp.every, step.steps // 100))
+        if step.step % every == 0:
+            self._steer(step, every)
+        return False
+
+    def after_average(self) -> None:
+        """Put the zeros back."""
+        self.relaxation.hold()
+
+    def status(self) -> str:
+        """Give cost and multipliers at the last look."""
+        if not self.trajectory:
+            return ""
+        last = self.trajectory[-1]
+        return (
+            ", ".join(
+                f"{unit} {last[unit]:.2f} of {last[f'target_{unit}']:.2f}" for unit in self._limits
+            )
+            + f", lambda {last['lambda']:.1e}"
+        )
+
+    def scalars(self) -> dict[str, float]:
+        """Give the last look's record."""
+        return dict(self.trajectory[-1]) if self.trajectory else {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Give multipliers, trajectory and the relaxation's own state."""
+        state = {f"relaxation.{k}": v for k, v in self.relaxation.state_dict().items()}
+        for unit, value in self._multipliers.items():
+            state[f"multiplier.{unit}"] = torch.tensor(value, dtype=torch.float64)
+        return state | as_columns(self.trajectory)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from ``state_dict``'s output."""
+        self.relaxation.load_state_dict(under("relaxation.", state))
+        multipliers = under("multiplier.", state)
+        self._multipliers = {unit: float(value) for unit, value in multipliers.items()}
+        self.trajectory = as_records(state)
+
+    def _steer(self, step: StepState, every: int) -> None:
+        """Look at the cost and adapt the multipliers."""
+        strengths = self.relaxation.strengths()
+        now = self.relaxation.expected()
+        cost = self.relaxation.pricer.price(now)
+        weights = group_weights(self.relaxation, strengths, now, self._limits)
+        if not self._multipliers:
+            first = self._first(strengths, weights, step) / len(self._limits)
+            self._multipliers = dict.fromkeys(self._limits, first)
+        for unit, value in self._multipliers.items():
+            excess = self._fraction(cost, unit) / self._target(step.progress, unit) - 1
+            factor = min(max(math.exp(_GAIN * excess), _SLOWEST), _FASTEST)
+            self._multipliers[unit] = value * factor
+        reach = every * step.learning_rate
+        pressure = self._pressure(weights)
+        enough = self._enough(strengths, pressure, reach, step.progress + every / step.steps)
+        self._record(step.progress, cost)
+        self.relaxation.press({key: enough * value for key, value in pressure.items()})
+
+    def _pressure(self, weights: Mapping[Key, Mapping[str, float]]) -> dict[Key, float]:
+        return {
+            key: sum(self._multipliers[unit] * weight for unit, weight in mine.items())
+            for key, mine in weights.items()
+        }
+
+    def _enough(
+        self,
+        strengths: Mapping[Key, Tensor],
+        pressure: Mapping[Key, float],
+        reach: float,
+        progress: float,
+    ) -> float:
+        """Give the largest factor on the pressure, at most 1, that does not overshoot.
+
+        Args:
+            strengths: Now.
+            pressure: Per group.
+            reach: Sum of the learning rates until the next look.
+            progress: At the next look.
+        """
+        relaxation = self.relaxation
+
+        def overshoots(factor: float) -> bool:
+            amounts = {key: torch.tensor(factor * reach * p) for key, p in pressure.items()}
+            left = {k: left_after(v, amounts[k], relaxation.power) for k, v in strengths.items()}
+            cost = relaxation.pricer.price(relaxation.configuration(as_support(left)))
+            return all(
+                self._fraction(cost, unit) < self._target(progress, unit) for unit in self._limits
+            )
+
+        if not overshoots(1.0):
+            return 1.0
+        low, high = 0.0, 1.0
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if overshoots(middle) else (middle, high)
+        return high
+
+    def _cut(self, progress: float) -> None:
+        strengths = self.relaxation.strengths()
+        now = self.relaxation.expected()
+        weights = group_weights(self.relaxation, strengths, now, self._limits)
+        shares = self._multipliers or dict.fromkeys(self._limits, 1.0)
+        total = sum(shares.values())
+        scores = {
+            key: values.pow(self.relaxation.power)
+            / sum(shares[u] / total * w for u, w in weights[key].items())
+            for key, values in strengths.items()
+        }
+        admissible = {key: aligned_counts(len(v), self._round_to) for key, v in strengths.items()}
+        pricer, configuration = self.relaxation.pricer, self.relaxation.configuration
+        support = exact_support(
+            scores, admissible, lambda s: pricer.price(configuration(s)), self._limits
+        )
+        support = self._with_merged(support, strengths)
+        cost = pricer.price(configuration(support))
+        if not within(cost, self._limits):
+            raise BudgetError(
+                f"the smallest network within reach has {cost.macs:,} MACs and {cost.params:,} "
+                f"parameters, above {self._limits}; raise the budget, learn columns and rows, or "
+                "let coupled channels shrink with row_groups=all"
+            )
+        self.relaxation.freeze(support)
+        self._record(progress, cost)
+
+    def _with_merged(self, support: Support, strengths: Mapping[Key, Tensor]) -> Support:
+        """Give layers that will be merged all of their columns back: they cost nothing there."""
+        pairs = self.relaxation.configuration(support).low_rank
+        columns = {
+            layer: mask if layer in pairs else strengths[COLUMNS, layer] > 0
+            for layer, mask in support.columns.items()
+        }
+        return Support(columns, support.rows)
+
+    def _first(
+        self,
+        strengths: Mapping[Key, Tensor],
+        weights: Mapping[Key, Mapping[str, float]],
+        step: StepState,
+    ) -> float:
+        """Give the multiplier that lets the median column or channel vanish by the ramp's end."""
+        power = self.relaxation.power
+        relative = torch.cat(
+            [values.pow(power) / sum(weights[key].values()) for key, values in strengths.items()]
+        )
+        steps = (self._ramp.end - step.progress) * step.steps
+        reach = power * max(steps, 1) * step.learning_rate * _AVERAGE_RATE
+        return len(self._limits) * float(relative.median()) / reach
+
+    def _fraction(self, cost: Cost, unit: str) -> float:
+        return float(getattr(cost, unit) / getattr(self._original, unit))
+
+    def _target(self, progress: float, unit: str) -> float:
+        return self._ramp.target(progress, self._limits[unit] / getattr(self._original, unit))
+
+    def _record(self, progress: float, cost: Cost) -> None:
+        record = {
+            "progress": progress,
+            "macs": self._fraction(cost, "macs"),
+            "params": self._fraction(cost, "params"),
+            "lambda": sum(self._multipliers.values()),
+        }
+        record |= {f"target_{unit}": self._target(progress, unit) for unit in self._limits}
+        record["target"] = record[f"target_{next(iter(self._limits))}"]
+        self.trajectory.append(record)
+
+
+def as_columns(records: Sequence[Mapping[str, float]]) -> dict[str, Tensor]:
+    """Give records with the same keys as one tensor per key, for a checkpoint."""
+    return {
+        f"trajectory.{key}": torch.tensor([r[key] for r in records], dtype=torch.float64)
+        for key in (records[0] if records else ())
+    }
+
+
+def as_records(state: Mapping[str, Tensor]) -> list[dict[str, float]]:
+    """Undo ``as_columns``; other tensors are ignored."""
+    start = "trajectory."
+    columns = {k.removeprefix(start): v.tolist() for k, v in state.items() if k.startswith(start)}
+    length = len(next(iter(columns.values()), []))
+    return [{key: values[i] for key, values in columns.items()} for i in range(length)]
+
+
+def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the entries whose names start so, without that."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
