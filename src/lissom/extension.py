@@ -77,6 +77,24 @@ class Companion(Protocol):
         """Continue from ``state_dict``'s output."""
 
 
+class Trainer(Protocol):
+    """How a method trains: with the run's settings, teacher and checkpoint."""
+
+    def __call__(
+        self, model: nn.Module, companion: Companion, *, rate_factor: float = 1.0
+    ) -> Mapping[str, Any]:
+        """Train a network in place.
+
+        Args:
+            model: The network.
+            companion: Takes part in every step.
+            rate_factor: Multiplies the run's peak learning rate.
+
+        Returns:
+            The history, JSON-ready.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class ModelView:
     """Everything that a method may look at.
@@ -92,8 +110,7 @@ class ModelView:
         cache: Folder for results that outlive the run (sensitivities), or None.
         seed: For anything drawn at random.
         say: Takes one line of text for the user.
-        train: Trains a network in place with the run's settings, teacher and checkpoint, in the
-            company of a companion; gives the history, JSON-ready. None in a preview.
+        train: For a method that learns; None in a preview.
         score: Gives the task's metric on the test set; for the report alone, never for a choice.
     """
 
@@ -107,7 +124,7 @@ class ModelView:
     cache: Path | None = None
     seed: int = 0
     say: Callable[[str], None] = lambda _line: None
-    train: Callable[[nn.Module, Companion], Mapping[str, Any]] | None = None
+    train: Trainer | None = None
     score: Callable[[nn.Module], float] | None = None
 
 

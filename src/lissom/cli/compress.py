@@ -34,7 +34,7 @@ def compress(
         ),
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the data set's files.")] = None,
-    method: Annotated[str | None, typer.Option(help="hmc, nahc or ahc.", metavar="M")] = None,
+    method: Annotated[str | None, typer.Option(help="hmc, nahc, ahc or edp.", metavar="M")] = None,
     budget: Annotated[
         str | None,
         typer.Option(help="For example macs=0.5 or macs=62.7M,params=4x.", metavar="LIMITS"),

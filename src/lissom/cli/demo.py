@@ -10,7 +10,7 @@ import typer
 
 
 def demo(
-    method: Annotated[str, typer.Option(help="hmc, nahc or ahc.")] = "hmc",
+    method: Annotated[str, typer.Option(help="hmc, nahc, ahc or edp.")] = "hmc",
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results; default: a new lissom-demo.")
     ] = None,

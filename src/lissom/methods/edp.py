@@ -45,6 +45,8 @@ class EdpSettings:
         penalty: ``energy`` (reweighted lasso) or ``norm`` (group lasso).
         merge: Pairs become one layer where that costs no more (``cost``), where it is faster as
             measured (``time``), or ``never``.
+        rate_factor: Peak learning rate, as a multiple of recovery's: the cut comes where the cosine
+            has fallen to a third of the peak.
         statistics_images: Calibration images for the input covariances.
         round_to: Alignment of ranks and channels at the cut; 1 = free.
         ramp_start: Share of the training after which the target cost begins to fall.
@@ -61,6 +63,7 @@ class EdpSettings:
     row_groups: str = "inner"
     penalty: str = "energy"
     merge: str = "cost"
+    rate_factor: float = 2.5
     statistics_images: int = 2048
     round_to: int = 1
     ramp_start: float = 0.1
@@ -82,6 +85,8 @@ class EdpSettings:
         for name in ("lam_rank", "lam_channel"):
             if not getattr(self, name) >= 0:
                 raise RecipeError(f"{name}={getattr(self, name)}: expected 0 or more")
+        if not self.rate_factor > 0:
+            raise RecipeError(f"rate_factor={self.rate_factor}: expected more than 0")
         self.ramp()
         self.relaxation()
 
@@ -143,7 +148,7 @@ class Edp:
         relaxation = self._relaxation(view, self._statistics(view))
         relaxed = relaxation.relax(copy.deepcopy(view.model))
         companion = self._companion(relaxation, view, budget)
-        training = view.train(relaxed, companion)
+        training = view.train(relaxed, companion, rate_factor=self.settings.rate_factor)
         before = view.score(relaxed.eval())
         hardened = relaxation.harden(relaxed, self._pays(relaxation, view, budget))
         after = view.score(_built(view.model, hardened))

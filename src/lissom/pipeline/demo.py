@@ -26,7 +26,7 @@ def run_demo(method: str, out: Path, *, say: Callable[[str], None] = print) -> R
     """Train a small residual network on digits, and compress it to half of its MACs.
 
     Args:
-        method: ``hmc``, ``nahc`` or ``ahc``.
+        method: ``hmc``, ``nahc``, ``ahc`` or ``edp``.
         out: A new or empty folder; the trained original goes beside it.
         say: Takes a line of text at a time, for the user.
 

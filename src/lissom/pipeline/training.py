@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from lissom.extension import Companion, Proposal
+from lissom.extension import Companion, Proposal, Trainer
 from lissom.pipeline.workspace import StageFolder
 from lissom.plan.plan import Plan
 from lissom.sensitivity.cache import fingerprint
@@ -43,9 +43,7 @@ class Training:
     teacher: nn.Module
     logs: Path | None = None
 
-    def of_method(
-        self, method: str, network: nn.Module, stage: StageFolder
-    ) -> Callable[[nn.Module, Companion], Mapping[str, Any]]:
+    def of_method(self, method: str, network: nn.Module, stage: StageFolder) -> Trainer:
         """Give what a method trains with: its trainings resume one by one, in their order.
 
         Args:
@@ -55,14 +53,17 @@ class Training:
         """
         numbers = count(1)
 
-        def train_with(model: nn.Module, companion: Companion) -> Mapping[str, Any]:
+        def train_with(
+            model: nn.Module, companion: Companion, *, rate_factor: float = 1.0
+        ) -> Mapping[str, Any]:
+            rate = rate_factor * self.settings.learning_rate
             name = f"method{next(numbers)}"
             identity = json.dumps({"method": method, "original": fingerprint(network, {})})
             history = train(
                 model,
                 self.data,
                 self.task,
-                self.settings,
+                replace(self.settings, learning_rate=rate),
                 teacher=self.teacher,
                 checkpoint=Checkpoint(stage.training / name, identity),
                 companion=companion,
