@@ -88,7 +88,7 @@ def digits():
 
 
 def ordinary(data):
-    """The same images in an ordinary loader, in uneven batches, the last too small to be divided."""
+    """An ordinary loader of uneven batches, the last too small to be divided."""
     images = torch.cat([x for x, _ in data.held_out])[:129]
     targets = torch.cat([y for _, y in data.held_out])[:129]
     return DataLoader(TensorDataset(images, targets), batch_size=9, shuffle=True)
