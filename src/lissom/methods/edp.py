@@ -48,7 +48,6 @@ class EdpSettings:
         rate_factor: Peak learning rate, as a multiple of recovery's: the cut comes where the cosine
             has fallen to a third of the peak.
         statistics_images: Calibration images for the input covariances.
-        round_to: Alignment of ranks and channels at the cut; 1 = free.
         ramp_start: Share of the training after which the target cost begins to fall.
         ramp_end: Where it has reached the budget.
         cut_at: Where the support is cut to the budget and frozen.
@@ -65,7 +64,6 @@ class EdpSettings:
     merge: str = "cost"
     rate_factor: float = 2.5
     statistics_images: int = 2048
-    round_to: int = 1
     ramp_start: float = 0.1
     ramp_end: float = 0.55
     cut_at: float = 0.6
@@ -79,9 +77,8 @@ class EdpSettings:
                 raise RecipeError(
                     f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}"
                 )
-        for name in ("statistics_images", "round_to"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"{name}={getattr(self, name)}: expected at least 1")
+        if self.statistics_images < 1:
+            raise RecipeError(f"statistics_images={self.statistics_images}: expected at least 1")
         for name in ("lam_rank", "lam_channel"):
             if not getattr(self, name) >= 0:
                 raise RecipeError(f"{name}={getattr(self, name)}: expected 0 or more")
@@ -127,7 +124,7 @@ class Edp:
         relaxation.relax(copy.deepcopy(view.model))
         counts = {key: len(values) for key, values in relaxation.strengths().items()}
         masks = {
-            key: torch.arange(count) < aligned_counts(count, self.settings.round_to)[0]
+            key: torch.arange(count) < aligned_counts(count, _step(view))[0]
             for key, count in counts.items()
         }
         support = Support(
@@ -152,7 +149,8 @@ class Edp:
         before = view.score(relaxed.eval())
         hardened = relaxation.harden(relaxed, self._pays(relaxation, view, budget))
         after = view.score(_built(view.model, hardened))
-        evidence = _evidence(self.settings, relaxation, hardened, companion.trajectory)
+        aligned = {"round_to": _step(view)}
+        evidence = aligned | _evidence(self.settings, relaxation, hardened, companion.trajectory)
         accuracies = {"accuracy_before_merge": before, "accuracy_after_merge": after}
         return Proposal(
             plan=hardened.plan,
@@ -193,7 +191,7 @@ class Edp:
             )
         limits = budget.limits(view.graph.cost)
         ramp = settings.ramp()
-        return BudgetSteering(relaxation, limits, ramp, round_to=settings.round_to)
+        return BudgetSteering(relaxation, limits, ramp, round_to=_step(view))
 
     def _pays(self, relaxation: RankAndChannels, view: ModelView, budget: Budget) -> Pays | None:
         if self.settings.merge == "never":
@@ -201,6 +199,14 @@ class Edp:
         if self.settings.merge == "time":
             return PairClock(relaxation, view.model, budget.limits(view.graph.cost)).pays
         return None
+
+
+def _step(view: ModelView) -> int | str:
+    """Give the alignment of ranks and channels at the cut.
+
+    ``auto`` is 1 here: a budget in MACs asks for MACs, and learned ranks lose what rounding takes.
+    """
+    return 1 if view.round_to == "auto" else view.round_to
 
 
 def _built(model: nn.Module, hardened: Hardened) -> nn.Module:
