@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lissom.errors import LissomError, RecipeError
 from lissom.extension import ModelView, Proposal
 from lissom.methods.pair_clock import PairClock
+from lissom.methods.units import check_ignored
 from lissom.plan.alignment import aligned_counts
 from lissom.plan.budget import Budget
 from lissom.plan.build import apply_values, build
@@ -172,6 +173,7 @@ class Edp:
         return input_covariances(view.model, layers, view.data.calibration, view.task, images)
 
     def _relaxation(self, view: ModelView, covariances: dict[str, Tensor]) -> RankAndChannels:
+        check_ignored(view.graph, view.ignore)
         return RankAndChannels(
             view.model,
             view.graph,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from lissom.errors import RecipeError
@@ -49,7 +49,7 @@ def units_of(graph: ModelGraph, ignore: Collection[str]) -> tuple[Unit, ...]:
     Raises:
         RecipeError: ``ignore`` names a layer that the network has not got.
     """
-    _check_names(ignore, [layer.name for layer in graph.layers])
+    check_ignored(graph, ignore)
     offered = decomposable_layers(graph) - set(ignore)
     units = []
     placed: set[str] = set()
@@ -67,7 +67,13 @@ def units_of(graph: ModelGraph, ignore: Collection[str]) -> tuple[Unit, ...]:
     return tuple(sorted(units, key=lambda unit: order[unit.name]))
 
 
-def _check_names(ignore: Collection[str], names: Sequence[str]) -> None:
+def check_ignored(graph: ModelGraph, ignore: Collection[str]) -> None:
+    """Refuse names that are no layers.
+
+    Raises:
+        RecipeError: ``ignore`` names a layer that the network has not got.
+    """
+    names = [layer.name for layer in graph.layers]
     for layer in sorted(set(ignore) - set(names)):
         near = difflib.get_close_matches(layer, names, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
