@@ -18,6 +18,7 @@ _NORMS = (
     nn.RMSNorm,
     nn.LocalResponseNorm,
 )
+_DROPS = (0.5, 0.75)  # shares of the training
 
 
 def build_optimizer(
@@ -66,7 +67,7 @@ def split_by_decay(
 
 
 def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
-    """Give the learning rate of a step: linear warm-up, then half a cosine down to 0.
+    """Give the learning rate of a step: linear warm-up, then half a cosine down to 0, or steps.
 
     Args:
         step: From 0.
@@ -79,6 +80,8 @@ def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
     warmup = min(settings.warmup_steps, steps // 10)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
+    if settings.schedule == "steps":
+        return settings.learning_rate * 0.1 ** sum(step >= share * steps for share in _DROPS)
     progress = (step - warmup) / max(1, steps - warmup)
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 

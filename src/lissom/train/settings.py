@@ -14,7 +14,8 @@ class TrainSettings:
     Attributes:
         epochs: Passes over the training set; 0 trains nothing.
         optimizer: ``sgd`` (Nesterov) or ``adamw``.
-        learning_rate: Peak, reached after the warm-up; then a cosine falls to 0.
+        learning_rate: Peak, reached after the warm-up.
+        schedule: What follows: ``cosine`` down to 0, or ``steps`` by 0.1 at half and three quarters.
         momentum: Of SGD; AdamW's first beta.
         weight_decay: On weights; norm parameters and biases have none.
         warmup_steps: Optimizer steps of linear warm-up, at most a tenth of all.
@@ -41,6 +42,7 @@ class TrainSettings:
     epochs: int = 10
     optimizer: str = "sgd"
     learning_rate: float = 0.004
+    schedule: str = "cosine"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_steps: int = 200
@@ -90,6 +92,7 @@ class TrainSettings:
 _INFINITY = float("inf")
 _CHOICES = {
     "optimizer": ("sgd", "adamw"),
+    "schedule": ("cosine", "steps"),
     "precision": ("auto", "32", "bf16"),
     "channels_last": ("auto", "yes", "no"),
     "strategy": ("auto", "ddp", "ddp_find_unused_parameters_true"),

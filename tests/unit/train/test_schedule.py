@@ -22,6 +22,14 @@ def test_warm_up_is_at_most_a_tenth():
     assert learning_rate(0, 5, settings) == 1.0
 
 
+def test_steps_fall_at_half_and_three_quarters():
+    settings = TrainSettings(learning_rate=1.0, warmup_steps=0, schedule="steps")
+    rates = [learning_rate(step, 100, settings) for step in range(100)]
+    assert set(rates[:50]) == {1.0}
+    assert rates[50] == rates[74] == pytest.approx(0.1)
+    assert rates[75] == rates[99] == pytest.approx(0.01)
+
+
 def test_no_decay_on_norms_and_biases():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.LayerNorm((2, 4, 4)))
     decayed, free = split_by_decay(model)
