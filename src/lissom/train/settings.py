@@ -15,7 +15,7 @@ class TrainSettings:
         epochs: Passes over the training set; 0 trains nothing.
         optimizer: ``sgd`` (Nesterov) or ``adamw``.
         learning_rate: Peak, reached after the warm-up.
-        schedule: What follows: ``cosine`` down to 0, or ``steps``: x 0.1 at half, at three quarters.
+        schedule: What follows: ``cosine`` down to 0; ``steps``: x 0.1 at half and three quarters.
         momentum: Of SGD; AdamW's first beta.
         weight_decay: On weights; norm parameters and biases have none.
         warmup_steps: Optimizer steps of linear warm-up, at most a tenth of all.
