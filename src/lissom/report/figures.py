@@ -59,6 +59,16 @@ def ratio(before: float | None, after: float | None) -> str:
     return NONE if not before or not after else f"{before / after:.2f}×"
 
 
+def compared(before: float, after: float, less: str, more: str) -> str:
+    """Write a change in words, never as a ratio below 1: 2.44× faster, 1.02× slower."""
+    if not after or not before:
+        return NONE
+    shrunk = f"{before / after:.2f}×"
+    if shrunk == "1.00×":
+        return "unchanged"
+    return f"{shrunk} {less}" if before > after else f"{after / before:.2f}× {more}"
+
+
 def metric(like: MetricValue | None, value: float | None) -> str:
     """Write a value of the metric ``like``; fractions in percent."""
     if like is None or value is None:

@@ -77,16 +77,16 @@ def _heading(text: str, below: str = "") -> str:
 
 def _tiles(report: Report) -> Iterator[str]:
     before, after = report.original, report.compressed
-    for name, less, write, field in (
-        ("MACs", "fewer", figures.count, "macs"),
-        ("parameters", "fewer", figures.count, "params"),
-        ("file size", "smaller", figures.byte_size, "size_bytes"),
-        ("activations, peak", "smaller", figures.byte_size, "peak_memory_bytes"),
-        ("latency, median", "faster", figures.milliseconds, "latency_ms"),
+    for name, words, write, field in (
+        ("MACs", ("fewer", "more"), figures.count, "macs"),
+        ("parameters", ("fewer", "more"), figures.count, "params"),
+        ("file size", ("smaller", "larger"), figures.byte_size, "size_bytes"),
+        ("activations, peak", ("smaller", "larger"), figures.byte_size, "peak_memory_bytes"),
+        ("latency, median", ("faster", "slower"), figures.milliseconds, "latency_ms"),
     ):
         ours, theirs = getattr(before, field), getattr(after, field)
         if theirs is not None:
-            change = f"{figures.ratio(ours, theirs)} {less}" if ours else write(theirs)
+            change = figures.compared(ours, theirs, *words) if ours else write(theirs)
             yield _tile(name, change, f"{write(ours)} → {write(theirs)}")
     if after.metric is not None:
         start = before.metric.value if before.metric else None

@@ -61,3 +61,10 @@ def test_durations() -> None:
 
 def test_lists_show_nested_values() -> None:
     assert figures.listed({"a": 1.23456, "b": {"c": (1, True)}}) == "a 1.235, b (c [1, True])"
+
+
+def test_a_change_for_the_worse_says_so() -> None:
+    assert figures.compared(3.0, 1.0, "faster", "slower") == "3.00× faster"
+    assert figures.compared(1.0, 1.02, "faster", "slower") == "1.02× slower"
+    assert figures.compared(1.0, 1.001, "faster", "slower") == "unchanged"
+    assert figures.compared(1.0, 0.0, "faster", "slower") == figures.NONE
