@@ -147,3 +147,27 @@ def test_the_comparison_sees_a_channel_that_was_alive() -> None:
     apply_values(network, values)
     with torch.no_grad():
         assert relative_difference(network.eval()(images()), expected) > EXACT
+
+
+def test_a_channel_that_dead_outputs_alone_read_goes_too() -> None:
+    case = relaxed(NETWORKS[0], learn=("rows",), row_groups="all")
+    with torch.no_grad():
+        case.network.b.weight[1:, 4] = 0  # of the stream only channel 0 reads it
+    case.vanish({(ROWS, "stem"): torch.arange(8) != 0})
+    hardened = case.relaxation.harden(case.network)
+    assert hardened.removed == {"stem": 1, "a": 1}
+    with torch.no_grad():
+        assert relative_difference(case.built(hardened)(images()), case.outputs()) < EXACT
+
+
+@SPREAD
+@given(st.sampled_from(NETWORKS), shares, seeds())
+def test_pairs_that_are_never_merged_are_priced_as_pairs(factory, share, seed) -> None:
+    case = relaxed(factory, merge="never")
+    hardened, network = harden(case, seed, share)
+    assert counted(network) == case.relaxation.pricer.price(case.relaxation.expected())
+    for pair in hardened.pairs:
+        layer = network.get_submodule(pair.layer)
+        assert pair.merged == (not isinstance(layer, torch.nn.Sequential))
+    with torch.no_grad():
+        assert relative_difference(network(images()), case.outputs()) < EXACT

@@ -102,6 +102,7 @@ class EdpSettings:
             row_parts="filters" if published else "norms",
             row_groups=self.row_groups,
             penalty="norm" if published else self.penalty,
+            merge="never" if self.merge == "never" else "cost",
         )
 
 
@@ -196,8 +197,6 @@ class Edp:
         return BudgetSteering(relaxation, limits, ramp, round_to=_step(view))
 
     def _pays(self, relaxation: RankAndChannels, view: ModelView, budget: Budget) -> Pays | None:
-        if self.settings.merge == "never":
-            return lambda _layer, _rank, _kept: True
         if self.settings.merge == "time":
             return PairClock(relaxation, view.model, budget.limits(view.graph.cost)).pays
         return None

@@ -47,8 +47,11 @@ class Columns:
         self._metric = metric
         self._root = torch.linalg.cholesky(metric.matrix).float() if metric else torch.ones(())
         outputs = block.coefficients.shape[0]
-        scales = torch.ones(outputs) if output_scales is None else output_scales.float().cpu()
-        self._scales = scales / scales.mean().clamp_min(_SMALLEST)
+        scales = torch.ones(outputs)
+        # Norms that start from 0 (the last ones of residual branches) do not say what they will be.
+        if output_scales is not None and bool(output_scales.any()):
+            scales = output_scales.float().cpu()
+        self._scales = scales / scales.mean()
         self.total = 1.0
         self.total = max(float(self.strengths().norm()), _SMALLEST)
 
@@ -56,8 +59,8 @@ class Columns:
     def strengths(self) -> Tensor:
         """Give the strength of each column, (r,); exactly 0 for those that have vanished."""
         flat = self.block.coefficients.detach().flatten(1)  # (T, r)
-        scales = self._scales.to(flat.device)[:, None]
-        return (flat * scales).norm(dim=0) * self._gains() / self.total
+        self._scales = self._scales.to(flat.device)
+        return (flat * self._scales[:, None]).norm(dim=0) * self._gains() / self.total
 
     @torch.no_grad()
     def fix_gauge(self, optimizer: torch.optim.Optimizer | None) -> None:
@@ -97,7 +100,8 @@ class Columns:
         if self._metric is None:
             return basis.new_ones(basis.shape[0])
         rows = self._metric.rows(as_cube(basis.detach()))  # (r, J, N)
-        return (rows @ self._root.to(rows.device)).flatten(1).norm(dim=1)
+        self._root = self._root.to(rows.device)
+        return (rows @ self._root).flatten(1).norm(dim=1)
 
 
 def as_cube(weight: Tensor) -> Tensor:

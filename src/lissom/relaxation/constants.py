@@ -109,9 +109,14 @@ def _settled(values: Tensor, member: Member, stay: Tensor) -> Tensor:
 
 
 def _place(network: nn.Module, layer: str, norms: Mapping[str, str]) -> Tensor | None:
-    """Give the tensor that takes a shift of a layer's outputs: its bias, or a running mean."""
+    """Give the tensor that takes a shift of a layer's outputs: its bias, or a running mean.
+
+    None if there is none, or if a constant at the inputs is none at the outputs.
+    """
     module = network.get_submodule(layer)
     last = module.last if isinstance(module, CompressedAwareBlock) else module
+    if not isinstance(last, (nn.Conv2d, nn.Linear)):
+        return None
     if isinstance(last.bias, Tensor):
         return last.bias
     norm = network.get_submodule(norms[layer]) if layer in norms else None

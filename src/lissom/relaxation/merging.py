@@ -162,7 +162,7 @@ def _fixed_point(
     live = Support(everything, rows)
     while True:
         read = {
-            name: _at_least_one(mask & _read(relaxed, groups[name], live.columns))
+            name: _at_least_one(mask & _read(relaxed, groups[name], groups.values(), live))
             for name, mask in live.rows.items()
         }
         alive = {name: _alive(one, groups.values(), read) for name, one in columns.items()}
@@ -175,20 +175,30 @@ def _alive(columns: Columns, groups: Iterable[ChannelGroup], rows: Mapping[str, 
     """Say of each column whether it has weight from live inputs and to live outputs."""
     block = columns.block
     basis, coefficients = block.basis.detach().cpu(), block.coefficients.detach().cpu()
-    inputs = torch.ones(basis.shape[1], dtype=torch.bool)
-    outputs = torch.ones(coefficients.shape[0], dtype=torch.bool)
-    for group in groups:
-        for member in group.members:
-            if member.tensor == f"{columns.layer}.weight" and group.name in rows:
-                labels = torch.tensor(member.labels)
-                side = outputs if member.axis == 0 else inputs
-                side &= (labels < 0) | rows[group.name][labels.clamp_min(0)]
+    weight = f"{columns.layer}.weight"
+    inputs = _live_entries(weight, 1, basis.shape[1], groups, rows)
+    outputs = _live_entries(weight, 0, coefficients.shape[0], groups, rows)
     read = basis[:, inputs].flatten(1).ne(0).any(dim=1)
     return _at_least_one(read & coefficients[outputs].flatten(1).ne(0).any(dim=0))
 
 
-def _read(relaxed: nn.Module, group: ChannelGroup, columns: Mapping[str, Tensor]) -> Tensor:
-    """Say of each channel of a group whether some reader gives it weight."""
+def _live_entries(
+    tensor: str, axis: int, length: int, groups: Iterable[ChannelGroup], rows: Mapping[str, Tensor]
+) -> Tensor:
+    """Give a mask of the entries along an axis whose channels are alive."""
+    live = torch.ones(length, dtype=torch.bool)
+    for group in groups:
+        for member in group.members:
+            if (member.tensor, member.axis) == (tensor, axis) and group.name in rows:
+                labels = torch.tensor(member.labels)
+                live &= (labels < 0) | rows[group.name][labels.clamp_min(0)]
+    return live
+
+
+def _read(
+    relaxed: nn.Module, group: ChannelGroup, groups: Iterable[ChannelGroup], live: Support
+) -> Tensor:
+    """Say of each channel of a group whether what is alive of some reader gives it weight."""
     read = torch.zeros(group.channels, dtype=torch.bool)
     for member in group.members:
         if member.role is not Role.INPUT or member.groups > 1:
@@ -197,11 +207,15 @@ def _read(relaxed: nn.Module, group: ChannelGroup, columns: Mapping[str, Tensor]
             continue
         weight = find_tensor(relaxed, relaxed_tensor(relaxed, member.tensor, member.axis)).detach()
         layer = member.tensor.rpartition(".")[0]
-        weight = weight.cpu()
-        if layer in columns:
-            weight = weight[columns[layer]]
+        weights = weight.cpu().movedim(member.axis, 0)
+        if layer in live.columns:
+            weights = weights[:, live.columns[layer]]
+        elif weights.dim() > 1:
+            other = 1 - member.axis
+            outputs = _live_entries(member.tensor, other, weights.shape[1], groups, live.rows)
+            weights = weights[:, outputs]
         labels = torch.tensor(member.labels)
-        weights = weight.movedim(member.axis, 0).flatten(1)
+        weights = weights.flatten(1)
         read[labels[(labels >= 0) & weights.ne(0).any(dim=1)]] = True
     return read
 

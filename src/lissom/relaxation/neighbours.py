@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 def norms_behind(
     model: nn.Module, layers: Iterable[str], example_inputs: tuple[Tensor, ...]
 ) -> dict[str, str]:
-    """Name, per layer, the batch normalization that reads its very output.
+    """Name, per layer, the batch normalization that reads its very output, and alone does.
 
     Args:
         model: In eval mode; it is run, not changed.
@@ -25,6 +27,7 @@ def norms_behind(
         Layers without such a norm, or that run more than once, are missing.
     """
     outputs: dict[int, str] = {}
+    readers = _Readers()
     alive: list[Tensor] = []  # keeps addresses from being used twice
     runs: dict[str, int] = {}
     found: dict[str, str] = {}
@@ -32,6 +35,7 @@ def norms_behind(
     def wrote(name: str, output: Tensor) -> None:
         runs[name] = runs.get(name, 0) + 1
         outputs[id(output)] = name
+        readers.counts[id(output)] = 0
         alive.append(output)
 
     def read(name: str, inputs: tuple[Any, ...]) -> None:
@@ -53,8 +57,10 @@ def norms_behind(
                         lambda _m, inputs, name=name: read(name, inputs)
                     )
                 )
-        _run(model, example_inputs)
-    return {layer: norm for layer, norm in found.items() if runs[layer] == 1}
+        with readers:
+            _run(model, example_inputs)
+    alone = {name for key, name in outputs.items() if readers.counts[key] == 1}
+    return {n: norm for n, norm in found.items() if runs[n] == 1 and n in alone}
 
 
 def layer_inputs(
@@ -84,6 +90,26 @@ def channels_first(inputs: Tensor, count: int) -> Tensor:
     """Give what a layer reads with its ``count`` channels first."""
     axis = 1 if inputs.dim() > 2 and inputs.shape[1] == count else inputs.dim() - 1
     return inputs.movedim(axis, 0)
+
+
+class _Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types there
+    """Counts how many operators read each of the tensors that it is told of."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts: dict[int, int] = {}  # by id
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        for given in tree_leaves((args, kwargs)):
+            if id(given) in self.counts:
+                self.counts[id(given)] += 1
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -99,7 +99,7 @@ class RankAndChannels:
     def expected(self) -> Configuration:
         """Say what the network would be if it were hardened now: kept channels and ranks.
 
-        A layer whose pair of factors would cost no less than the one layer counts as that layer.
+        A layer whose pair of factors would be merged counts as the one layer.
         """
         alive = {key: strengths > 0 for key, strengths in self.strengths().items()}
         return self.configuration(as_support(alive))
@@ -116,13 +116,16 @@ class RankAndChannels:
         return Configuration(kept, pairs)
 
     def pays(self, layer: str, rank: int, kept: Mapping[str, tuple[int, ...]]) -> bool:
-        """Say whether a pair of factors costs less than the one layer, given the kept channels.
+        """Say whether a pair of factors is to stay two layers, given the kept channels.
 
-        r (S K + T) < T S K; both sides are used at the same positions, so that parameters and MACs
-        agree.
+        It is where that costs less than the one layer, r (S K + T) < T S K: both sides are used at
+        the same positions, so that parameters and MACs agree. With ``merge=never`` it is wherever
+        r is no larger than both sides.
         """
         inputs, outputs = self._pricer.channels(layer, Configuration(kept))
         fan_in = inputs * self._pricer.shapes[layer].kernel
+        if self._settings.merge == "never":
+            return rank <= min(fan_in, outputs)
         return rank * (fan_in + outputs) < fan_in * outputs
 
     def strengths(self) -> dict[Key, Tensor]:
@@ -141,9 +144,8 @@ class RankAndChannels:
         if self._support is not None:
             self.hold()
             return
-        for (kind, name), pressure in self._pressure.items():
-            group = self.columns[name] if kind == COLUMNS else self.rows[name]
-            group.shrink(pressure * step.learning_rate, self.power)
+        for key, pressure in self._pressure.items():
+            self._group(key).shrink(pressure * step.learning_rate, self.power)
 
     def freeze(self, support: Support) -> None:
         """Let everything outside ``support`` vanish, for good."""
@@ -185,6 +187,9 @@ class RankAndChannels:
     def state_dict(self) -> dict[str, Tensor]:
         """Give pressures, units and the frozen support."""
         state = {f"pressure.{kind}.{name}": value for (kind, name), value in self._pressure.items()}
+        for kind, name in self._keys():
+            unit = torch.tensor(self._group((kind, name)).total, dtype=torch.float64)
+            state[f"unit.{kind}.{name}"] = unit
         if self._support is not None:
             state |= {f"support.{COLUMNS}.{n}": m for n, m in self._support.columns.items()}
             state |= {f"support.{ROWS}.{n}": m for n, m in self._support.rows.items()}
@@ -192,13 +197,21 @@ class RankAndChannels:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from ``state_dict``'s output."""
-        pressure: dict[Key, Tensor] = {}
-        masks: dict[Key, Tensor] = {}
+        found: dict[str, dict[Key, Tensor]] = {"pressure": {}, "support": {}, "unit": {}}
         for name, value in state.items():
             what, kind, key = name.split(".", 2)
-            (pressure if what == "pressure" else masks)[kind, key] = value.cpu()
-        self._pressure = pressure
-        self._support = as_support(masks) if masks else None
+            found[what][kind, key] = value.cpu()
+        self._pressure = found["pressure"]
+        self._support = as_support(found["support"]) if found["support"] else None
+        for unit, value in found["unit"].items():
+            self._group(unit).total = float(value)
+
+    def _group(self, key: Key) -> Columns | Rows:
+        kind, name = key
+        return self.columns[name] if kind == COLUMNS else self.rows[name]
+
+    def _keys(self) -> list[Key]:
+        return [*((COLUMNS, name) for name in self.columns), *((ROWS, name) for name in self.rows)]
 
     def _relax_layer(self, relaxed: nn.Module, layer: str, scales: Tensor | None) -> Columns:
         weight = self._model.get_submodule(layer).weight

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lissom.graph.layers import ChannelGroup, Member, Role
+from lissom.plan.surgery import find_tensor
 from lissom.relaxation.block import relaxed_tensor
 from lissom.relaxation.neighbours import channels_first, layer_inputs
 from lissom.relaxation.shrink import shrink_factors
@@ -17,40 +18,43 @@ from lissom.relaxation.shrink import shrink_factors
 _SMALLEST = 1e-12
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Part:
     """A tensor with one entry, or one filter, per channel.
 
     Attributes:
-        parameter: Axis 0 holds the channels.
-        labels: (n,) channel of each entry along axis 0; -1 belongs to another group.
+        parameter: One axis holds the channels.
+        labels: (n,) channel of each entry along that axis; -1 belongs to another group.
         floor: Whether only what exceeds 0 counts: the shift of a batch norm in front of a ReLU.
+        axis: Which one: 1 for the filters of a transposed convolution, else 0.
     """
 
     parameter: nn.Parameter
     labels: Tensor
     floor: bool
+    axis: int = 0
 
     def squares(self, channels: int) -> Tensor:
         """Give the sum of squares that each channel has here, (channels,)."""
-        values = self.parameter.detach()
+        values = self.parameter.detach().movedim(self.axis, 0)
         counted = values.clamp_min(0) if self.floor else values
-        mine = self.labels.to(values.device)
         energy = counted.square().flatten(1).sum(dim=1) if values.dim() > 1 else counted.square()
-        own = mine >= 0
-        return values.new_zeros(channels).index_add_(0, mine[own], energy[own])
+        # What belongs to another group goes to a place of its own: a mask would make a GPU wait.
+        places = self._labels_beside(values).remainder(channels + 1)
+        return energy.new_zeros(channels + 1).index_add_(0, places, energy)[:channels]
 
     def scale(self, factors: Tensor) -> None:
         """Multiply each channel's entries; a shift below its floor of 0 stays."""
-        mine = self.labels.to(factors.device)
-        mine_factors = torch.where(
-            mine >= 0, factors[mine.clamp_min(0)], torch.ones_like(factors[:1])
-        )
-        values = self.parameter.data
-        spread = mine_factors.reshape(-1, *[1] * (values.dim() - 1))
+        values = self.parameter.data.movedim(self.axis, 0)
+        mine = torch.cat([factors, factors.new_ones(1)])[self._labels_beside(values)]
+        spread = mine.reshape(-1, *[1] * (values.dim() - 1))
         if self.floor:
             spread = torch.where(values > 0, spread, torch.ones_like(spread))
         values.mul_(spread)
+
+    def _labels_beside(self, values: Tensor) -> Tensor:
+        self.labels = self.labels.to(values.device)
+        return self.labels
 
 
 class Rows:
@@ -91,7 +95,7 @@ class Rows:
     def keep(self, mask: Tensor) -> None:
         """Let the channels outside ``mask`` (channels,) vanish."""
         for part in self.parts:
-            part.scale(mask.to(part.parameter.device, part.parameter.dtype))
+            part.scale(mask.to(part.parameter))
 
 
 def learnable_rows(
@@ -102,7 +106,9 @@ def learnable_rows(
     """Find, per group, the least that must vanish for its consumers to read exact zeros.
 
     Tried on the network itself: scale and shift of the group's batch norms, shifts only down to 0
-    (a ReLU follows); then all of the shifts; then the producers' filters and biases as well.
+    (a ReLU follows); then all of the shifts; then the producers' filters and biases as well. What
+    else has one value per channel (other norms, layer scales) is made to show meanwhile: a shift
+    that is 0 before the training need not be so after it.
 
     Args:
         model: In eval mode; its values are put back.
@@ -184,8 +190,7 @@ def _filters(model: nn.Module, member: Member, *, floor: bool) -> Part:
 
 
 def _part(module: nn.Module, key: str, member: Member, *, floor: bool) -> Part:
-    parameter = getattr(module, key)
-    return Part(parameter, torch.tensor(member.labels), floor)
+    return Part(getattr(module, key), torch.tensor(member.labels), floor, member.axis)
 
 
 def _silent(
@@ -196,32 +201,46 @@ def _silent(
 ) -> list[ChannelGroup]:
     """Let every other channel vanish, run, and give the groups whose consumers read zeros there."""
     chosen = [group for group in groups if group.name in tried]
-    kept = {
-        name: [part.parameter.detach().clone() for part in parts] for name, parts in tried.items()
-    }
+    changed: list[Tensor] = [part.parameter for parts in tried.values() for part in parts]
+    changed += [tensor for group in chosen for tensor in _vectors(model, group).values()]
+    before = [tensor.detach().clone() for tensor in changed]
     try:
         with torch.no_grad():
             for group in chosen:
-                mask = torch.arange(group.channels) % 2 == 1
-                for part in tried[group.name]:
-                    part.scale(mask.to(part.parameter.dtype))
-                    _lower(part, mask)
+                _silence(model, group, tried[group.name])
             consumers = {name for group in chosen for name in group.consumers}
             read = layer_inputs(model, consumers, example_inputs)
     finally:
         with torch.no_grad():
-            for name, parts in tried.items():
-                for part, before in zip(parts, kept[name], strict=True):
-                    part.parameter.copy_(before)
+            for tensor, values in zip(changed, before, strict=True):
+                tensor.copy_(values)
     return [group for group in chosen if _reads_zeros(group, read)]
+
+
+def _silence(model: nn.Module, group: ChannelGroup, parts: Sequence[Part]) -> None:
+    """Let every other channel of a group vanish."""
+    vanishing = {id(part.parameter) for part in parts}
+    for name, tensor in _vectors(model, group).items():
+        if id(tensor) not in vanishing:
+            tensor.fill_(-1 if name.endswith("running_mean") else 1)  # what a ReLU lets through
+    mask = torch.arange(group.channels) % 2 == 1
+    for part in parts:
+        part.scale(mask.to(part.parameter))
+        _lower(part, mask)
+
+
+def _vectors(model: nn.Module, group: ChannelGroup) -> dict[str, Tensor]:
+    """Give the parameters and buffers with one value per channel."""
+    names = [member.tensor for member in group.members if member.role is Role.VECTOR]
+    return {name: find_tensor(model, relaxed_tensor(model, name, 0)) for name in names}
 
 
 def _lower(part: Part, kept: Tensor) -> None:
     """Put shifts that may stay below 0 there, so that the run shows whether a ReLU follows."""
     if part.floor:
-        mine = part.labels
+        mine = part.labels.cpu()
         gone = (mine >= 0) & ~kept[mine.clamp_min(0)]
-        part.parameter.data[gone] = -1.0
+        part.parameter.data[gone.to(part.parameter.device)] = -1.0
 
 
 def _reads_zeros(group: ChannelGroup, read: Mapping[str, tuple[Tensor, ...]]) -> bool:

@@ -13,6 +13,7 @@ _CHOICES = {
     "row_parts": ("norms", "filters"),
     "row_groups": ("inner", "all"),
     "penalty": ("energy", "norm"),
+    "merge": ("cost", "never"),
 }
 
 
@@ -32,6 +33,8 @@ class RelaxationSettings:
             too.
         penalty: ``energy``: what shrinks is the energy of a column or channel, at equal rates for
             equal cost (the reweighted lasso); ``norm``: its norm (the group lasso, as published).
+        merge: ``cost``: a pair of factors that costs no less than the one layer counts as that
+            layer; ``never``: as the pair that it stays.
     """
 
     learn: tuple[str, ...] = (COLUMNS, ROWS)
@@ -40,6 +43,7 @@ class RelaxationSettings:
     row_parts: str = "norms"
     row_groups: str = "inner"
     penalty: str = "energy"
+    merge: str = "cost"
 
     def __post_init__(self) -> None:
         for field, choices in _CHOICES.items():

@@ -1,0 +1,117 @@
+"""Columns: their strengths, the gauge with an optimizer, and how they vanish."""
+
+import pytest
+import torch
+from torch import nn
+
+from lissom.lowrank.metric import metric_for
+from lissom.relaxation.block import put_block, whitened_factors
+from lissom.relaxation.columns import Columns, as_cube
+
+
+def columns_of(conv=None, covariance=None, scales=None, form="whitened"):
+    torch.manual_seed(0)
+    conv = conv or nn.Conv2d(4, 6, 3, padding=1, bias=False)
+    network = nn.Sequential(conv)
+    factors = whitened_factors(conv.weight, covariance)
+    block = put_block(network, "0")
+    block.fill(factors)
+    metric = metric_for(as_cube(block.basis.detach()), covariance) if form == "whitened" else None
+    return network, Columns("0", block, metric, scales)
+
+
+def test_strengths_are_shares_of_the_output() -> None:
+    torch.manual_seed(3)
+    samples = torch.randn(500, 36) @ torch.randn(36, 36)
+    covariance = samples.T @ samples / 500
+    _, columns = columns_of(covariance=covariance)
+    strengths = columns.strengths()
+    assert float(strengths.square().sum()) == pytest.approx(1.0, rel=1e-5)
+    block = columns.block
+    inner = samples @ block.basis.detach().flatten(1).T  # (500, r): what the weight layer puts out
+    energies = inner.square().mean(0) * block.coefficients.detach().flatten(1).square().sum(0)
+    torch.testing.assert_close(strengths.square(), energies / energies.sum(), rtol=1e-2, atol=1e-6)
+
+
+def test_outputs_that_a_norm_turns_up_count_for_more() -> None:
+    scales = torch.tensor([10.0, 1, 1, 1, 1, 1])
+    _, plain = columns_of()
+    _, scaled = columns_of(scales=scales)
+    rows = plain.block.coefficients.detach().flatten(1)
+    expected = (rows * scales[:, None]).norm(dim=0)
+    torch.testing.assert_close(scaled.strengths(), expected / expected.norm(), rtol=1e-4, atol=1e-6)
+
+
+def test_norms_without_any_scale_yet_weigh_all_outputs_alike() -> None:
+    _, columns = columns_of(scales=torch.zeros(6))
+    _, plain = columns_of()
+    torch.testing.assert_close(columns.strengths(), plain.strengths())
+
+
+def test_a_step_after_the_gauge_goes_the_same_way() -> None:
+    """With momentum alone (no gradient) the product moves as it would have without the gauge."""
+    moved = []
+    for gauge in (False, True):
+        _, columns = columns_of()
+        block = columns.block
+        optimizer = torch.optim.SGD(block.parameters(), lr=1e-3, momentum=0.9)
+        block(torch.ones(2, 4, 5, 5)).square().mean().backward()
+        optimizer.step()
+        if gauge:
+            columns.fix_gauge(optimizer)
+        optimizer.zero_grad(set_to_none=False)
+        optimizer.step()
+        with torch.no_grad():
+            moved.append(block(torch.ones(2, 4, 5, 5)))
+    torch.testing.assert_close(moved[1], moved[0], rtol=1e-5, atol=1e-6)
+
+
+def test_one_step_of_the_gauge_stretches_by_two_at_most() -> None:
+    _, columns = columns_of()
+    column = columns.block.coefficients.data[:, 0]
+    column *= 1e-6
+    before = float(column.norm())
+    columns.fix_gauge(None)
+    assert float(column.norm()) == pytest.approx(2 * before, rel=1e-5)
+
+
+def test_a_column_that_has_vanished_stays_so() -> None:
+    _, columns = columns_of()
+    columns.keep(torch.arange(6) != 2)
+    basis = columns.block.basis[2].clone()
+    for _ in range(5):
+        columns.fix_gauge(None)
+    assert not columns.block.coefficients[:, 2].any()
+    assert torch.equal(columns.block.basis[2], basis)
+    assert (columns.strengths() == 0).tolist() == [False, False, True, False, False, False]
+
+
+def test_the_plain_form_leaves_the_gauge_alone() -> None:
+    _, columns = columns_of(form="plain")
+    before = columns.block.coefficients.detach().clone()
+    columns.fix_gauge(None)
+    assert torch.equal(columns.block.coefficients, before)
+    norms = before.flatten(1).norm(dim=0)
+    torch.testing.assert_close(columns.strengths(), norms / norms.norm())
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_shrinking_takes_strength_and_nothing_else(power) -> None:
+    _, columns = columns_of()
+    block = columns.block
+    before, basis = columns.strengths(), block.basis.detach().clone()
+    directions = nn.functional.normalize(block.coefficients.detach().flatten(1), dim=0)
+    amount = torch.tensor(0.5 * float(before.min()) ** power)
+    columns.shrink(amount, power)
+    expected = before - amount / before ** (power - 1)
+    torch.testing.assert_close(columns.strengths(), expected, rtol=1e-4, atol=1e-6)
+    assert torch.equal(block.basis, basis)
+    after = nn.functional.normalize(block.coefficients.detach().flatten(1), dim=0)
+    torch.testing.assert_close(after, directions)
+
+
+def test_pressed_hard_enough_all_vanish_exactly() -> None:
+    network, columns = columns_of()
+    columns.shrink(torch.tensor(10.0), 2)
+    assert not columns.strengths().any()
+    assert not network(torch.randn(1, 4, 5, 5)).any()
