@@ -1,0 +1,156 @@
+"""The rival of benchmarks/edp.py: is what we train what Torch-Pruning would train?"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
+import edp_rows
+import rival
+import rival_pruning
+
+from lissom.extension import StepState
+from lissom.graph.capture import capture
+from lissom.models.catalog import build_model
+from lissom.train.schedule import build_optimizer
+from lissom.train.settings import TrainSettings
+
+INPUTS = (torch.zeros(1, 1, 8, 8),)
+STRONG = rival_pruning.Pressure(strength=0.05, weight_decay=0.01)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    model = build_model("lissom:digits_resnet")
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+    return model
+
+
+def companion(model: nn.Module) -> rival_pruning.GroupNorm:
+    most = rival_pruning.macs_of(model, INPUTS) // 2
+    return rival_pruning.GroupNorm(model, INPUTS, STRONG, most, lambda _model: 0.5)
+
+
+def optimizer(model: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
+    return build_optimizer(model, TrainSettings(learning_rate=0.05, weight_decay=weight_decay))
+
+
+def state(step: int, made: torch.optim.Optimizer) -> StepState:
+    return StepState(0.1, step, 10, made)
+
+
+def loss(model: nn.Module) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    logits = model(torch.randn(8, 1, 8, 8, generator=generator))
+    return nn.functional.cross_entropy(logits, torch.arange(8))
+
+
+def largest_difference(one: nn.Module, other: nn.Module) -> float:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)
+
+
+def steps_of_torch_pruning(model: nn.Module) -> None:
+    pruner = rival_pruning.pruner_of(model, INPUTS, sparse="published", reg=STRONG.strength)
+    made = optimizer(model, weight_decay=0)
+    for _ in range(3):
+        made.zero_grad()
+        loss(model).backward()
+        pruner.regularize(model)
+        made.step()
+
+
+def steps_of_ours(model: nn.Module) -> None:
+    party = companion(model)
+    made = optimizer(model, STRONG.weight_decay)
+    for step in range(3):
+        total = loss(model) + party.penalty()
+        made.zero_grad()
+        total.backward()
+        made.step()
+        assert not party.after_step(state(step, made))
+
+
+def test_sparse_training_takes_the_steps_of_torch_pruning() -> None:
+    theirs, ours, plain = network(), network(), network()
+    steps_of_torch_pruning(theirs)
+    steps_of_ours(ours)
+    made = optimizer(plain, 0.0)
+    for _ in range(3):
+        made.zero_grad()
+        loss(plain).backward()
+        made.step()
+    assert largest_difference(theirs, ours) < 1e-5
+    assert largest_difference(theirs, plain) > 1e-2
+
+
+def test_after_the_cut_the_network_with_zeros_learns_what_the_smaller_one_does() -> None:
+    ours = network()
+    party = companion(ours)
+    made = optimizer(ours.train(), STRONG.weight_decay)
+    assert party.after_step(state(6, made))
+    assert party.accuracies == (0.5, 0.5)
+    small = copy.deepcopy(ours)
+    rival_pruning.remove(small, rival_pruning.pruner_of(small, INPUTS, sparse="no").DG, party.dead)
+    whole, left = (rival_pruning.macs_of(one, INPUTS) for one in (ours, small))
+    assert 0.45 < left / whole <= 0.5
+    its = optimizer(small.train(), STRONG.weight_decay)
+    for step in range(7, 10):
+        assert party.penalty() is None
+        for model, one in ((ours, made), (small, its)):
+            one.zero_grad()
+            loss(model).backward()
+            one.step()
+        assert not party.after_step(state(step, made))
+    assert loss(ours).item() == pytest.approx(loss(small).item(), rel=1e-5)
+    rival_pruning.remove(ours, party.pruner.DG, party.dead)
+    assert largest_difference(ours, small) < 1e-5
+
+
+def test_a_resumed_cut_is_the_same_cut() -> None:
+    first, second = network(), network()
+    party, heir = companion(first), companion(second)
+    party.after_step(state(6, optimizer(first, 0.0)))
+    heir.load_state_dict(party.state_dict())
+    heir.after_average()
+    assert heir.dead == party.dead
+    assert heir.accuracies == party.accuracies
+    assert largest_difference(first, second) == 0
+
+
+def test_channels_are_numbered_as_before_all_pruning() -> None:
+    history = [["conv", True, [1, 3]], ["other", True, [0]], ["conv", True, [1, 2]]]
+    assert rival_pruning.original_numbers(history) == {"conv": [1, 2, 3, 4], "other": [0]}
+    again = [*history, ["conv", True, [0, 1]]]
+    assert rival_pruning.original_numbers(again)["conv"] == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_counter_is_that_of_capture() -> None:
+    model = network()
+    assert rival_pruning.macs_of(model, INPUTS) == capture(model, INPUTS).cost.macs
+
+
+def test_the_matched_pressure_keeps_the_published_product() -> None:
+    settings = TrainSettings(epochs=10, learning_rate=0.01, warmup_steps=0)
+    # 60 of 100 steps of half a cosine: (0.6 + sin(0.6 pi) / pi) / 2 of the peak.
+    assert rival.summed_rates(settings, 10) == pytest.approx(100 * 0.01 * 0.4514, rel=0.02)
+
+
+def test_every_row_has_a_key_and_a_folder_of_its_own() -> None:
+    rows = [row for name in ("resnet20", "resnet56") for row in edp_rows.rows_of(name)]
+    assert {row.group for row in rows} == set(edp_rows.GROUPS)
+    assert len({row.name(0) for row in rows}) == len(rows)
+    assert len({tuple(row.key(0)) for row in rows}) == len(rows)
+
+
+def test_every_rival_of_the_rows_is_known() -> None:
+    assert set(rival.VARIANTS) == set(edp_rows.RIVALS)
