@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+
+# Time limits per example say more about the machine's load than about the code.
+settings.register_profile("lissom", deadline=None)
+settings.load_profile("lissom")
 
 # torchvision's compiled operators are missing beside a CPU build of torch, and importing it looks
 # these two up. The library object must stay alive as long as the definitions are used.
