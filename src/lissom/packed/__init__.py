@@ -1,0 +1,1 @@
+"""The packed file: one file that is really as small as the compression ratio says."""
