@@ -130,7 +130,9 @@ def check_export(model, path):
     assert outputs.std(0).max() > 0.01 * outputs.abs().max()
     check = export_onnx(smaller, (x,), path)
     assert check.dynamic_batch, check.note
-    assert check.max_difference <= 1e-4 * check.scale
+    # Random weights amplify rounding in the deepest ones: as near as torch itself is to the truth.
+    assert check.max_difference <= max(1e-4 * check.scale, 4 * (check.rounding or 0))
+    assert check.max_difference <= 1e-3 * check.scale
     assert path.stat().st_size == check.size_bytes
 
 

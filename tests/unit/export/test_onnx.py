@@ -97,6 +97,19 @@ def test_a_file_that_computes_something_else_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_network_that_amplifies_rounding_is_accepted(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    # Long sums of large numbers that cancel: the order of the additions shows.
+    network = nn.Sequential(nn.Linear(4096, 64), nn.Linear(64, 4))
+    inputs = torch.randn(8, 4096)
+    check = export_onnx(network, (inputs,), tmp_path / "m.onnx", tolerance=1e-9)
+    assert check.max_difference > 1e-9 * check.scale
+    assert check.rounding is not None
+    assert check.max_difference <= 4 * check.rounding
+    precise = export_onnx(small_network(), (torch.randn(2, 3, 8, 8),), tmp_path / "n.onnx")
+    assert precise.rounding is None
+
+
 def test_nan_outputs_are_refused(tmp_path: Path) -> None:
     model = small_network()
     model[-1].bias.data[0] = float("nan")
