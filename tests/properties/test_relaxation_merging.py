@@ -24,7 +24,7 @@ from relaxation_samples import (
     relaxed_from,
 )
 
-SPREAD = settings(max_examples=12, deadline=None)
+SPREAD = settings(max_examples=10, deadline=None)
 # Products of factors are rounded once more; a handful of layers in a row.
 EXACT = 1e-5
 shares = st.sampled_from([0.0, 0.3, 0.6, 0.9])

@@ -12,7 +12,7 @@ from lissom.relaxation.block import put_block, whitened_factors
 from lissom.relaxation.columns import Columns, as_cube
 from relaxation_samples import NETWORKS, images, relative_difference, relaxed
 
-SPREAD = settings(max_examples=40, deadline=None)
+SPREAD = settings(max_examples=25, deadline=None)
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 # Factors are computed in double precision and kept in single: a few roundings of 6e-8 each.
 EXACT = 1e-5

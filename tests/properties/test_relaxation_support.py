@@ -13,7 +13,7 @@ from lissom.plan.alignment import aligned_counts
 from lissom.plan.cost import Cost
 from lissom.relaxation.support import COLUMNS, ROWS, Key, Support, exact_support, within
 
-SPREAD = settings(max_examples=60, deadline=None)
+SPREAD = settings(max_examples=30, deadline=None)
 
 
 class Chain:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lissom.errors import LissomError, RecipeError
+from lissom.errors import BudgetError, LissomError, RecipeError
 from lissom.extension import ModelView, Proposal
 from lissom.methods.pair_clock import PairClock
 from lissom.methods.units import check_ignored
@@ -139,7 +139,8 @@ class Edp:
         """Relax, train with the run's settings, harden.
 
         Raises:
-            BudgetError: The budget is out of reach of what may vanish.
+            BudgetError: The budget is out of reach of what may vanish, or fixed multipliers did not
+                reach it.
             LissomError: The view can't train (a preview).
         """
         if view.train is None or view.score is None:
@@ -150,6 +151,8 @@ class Edp:
         training = view.train(relaxed, companion, rate_factor=self.settings.rate_factor)
         before = view.score(relaxed.eval())
         hardened = relaxation.harden(relaxed, self._pays(relaxation, view, budget))
+        predicted = relaxation.pricer.price(hardened.configuration)
+        self._check_reached(predicted, view, budget)
         after = view.score(_built(view.model, hardened))
         aligned = {"round_to": _step(view)}
         evidence = aligned | _evidence(self.settings, relaxation, hardened, companion.trajectory)
@@ -157,7 +160,7 @@ class Edp:
         return Proposal(
             plan=hardened.plan,
             values=hardened.values,
-            predicted=relaxation.pricer.price(relaxation.expected()),
+            predicted=predicted,
             evidence={**accuracies, **evidence},
             training=training,
         )
@@ -195,6 +198,16 @@ class Edp:
         limits = budget.limits(view.graph.cost)
         ramp = settings.ramp()
         return BudgetSteering(relaxation, limits, ramp, round_to=_step(view))
+
+    def _check_reached(self, cost: Cost, view: ModelView, budget: Budget) -> None:
+        """Say what to do where the published form, which aims at no budget, is above it."""
+        if self.settings.mode == "faithful" and not budget.met(view.graph.cost, cost):
+            raise BudgetError(
+                f"mode=faithful with lam_rank={self.settings.lam_rank} and "
+                f"lam_channel={self.settings.lam_channel} came to {cost.macs:,} MACs and "
+                f"{cost.params:,} parameters, above the budget {budget}; raise the multipliers, "
+                "train longer, or use mode=budget"
+            )
 
     def _pays(self, relaxation: RankAndChannels, view: ModelView, budget: Budget) -> Pays | None:
         if self.settings.merge == "time":

@@ -27,6 +27,7 @@ from lissom.relaxation.columns import Columns
 from lissom.relaxation.constants import fold_constants
 from lissom.relaxation.rows import Rows
 from lissom.relaxation.support import Support
+from lissom.search.price import Configuration, LowRank
 
 Pays = Callable[[str, int, Mapping[str, tuple[int, ...]]], bool]
 
@@ -54,6 +55,7 @@ class Hardened:
 
     Attributes:
         plan: Decisions over the network before it was relaxed.
+        configuration: The same, for a pricer.
         values: All of its state-dict entries.
         pairs: Per relaxed layer what became of it.
         removed: Per channel group how many channels went.
@@ -61,6 +63,7 @@ class Hardened:
     """
 
     plan: Plan
+    configuration: Configuration
     values: Mapping[str, Tensor]
     pairs: tuple[Pair, ...]
     removed: Mapping[str, int]
@@ -108,8 +111,10 @@ def prune_and_merge(
             *(Merge(layer) for layer in merged),
         )
     )
+    ranks = {p.layer: LowRank("channel_svd", (p.rank,)) for p in pairs if not p.merged}
     removed = {name: groups[name].channels - len(channels) for name, channels in kept.items()}
-    return Hardened(plan, _values(network, live.columns, merged), pairs, removed, inexact)
+    values = _values(network, live.columns, merged)
+    return Hardened(plan, Configuration(kept, ranks), values, pairs, removed, inexact)
 
 
 def _pair(network: nn.Module, layer: str, full: int, pays: Callable[[str, int], bool]) -> Pair:
