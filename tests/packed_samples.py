@@ -50,5 +50,5 @@ def same(left: torch.Tensor, right: torch.Tensor) -> bool:
     """Whether two tensors agree in type, shape and every bit."""
     if left.dtype != right.dtype or left.shape != right.shape:
         return False
-    pair = [one.contiguous().reshape(-1).view(torch.uint8) for one in (left, right)]
-    return torch.equal(*pair)
+    pair = [one.contiguous().reshape(-1) for one in (left, right)]
+    return not left.numel() or torch.equal(*(one.view(torch.uint8) for one in pair))

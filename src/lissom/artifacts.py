@@ -5,12 +5,13 @@ weights.safetensors  every value of the compressed network; shared tensors once
 report.json      what was measured
 recipe.yaml      the settings that reproduce the run
 model.onnx       for other runtimes
+model.lsm        plan and values again, packed: small, and enough for ``load``
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,15 @@ from safetensors.torch import load_file
 from safetensors.torch import save as pack
 from torch import Tensor, nn
 
-from lissom.errors import LissomError, PlanError, WeightsError
+from lissom.errors import LissomError, PackedFileError, PlanError, WeightsError
 from lissom.export.files import write_files
 from lissom.models.catalog import build_model
+from lissom.packed.reader import PackedReader
+from lissom.packed.recognise import packable
+from lissom.packed.writer import PackedFile
+from lissom.packed.writer import pack as pack_tensors
 from lissom.plan.build import apply_values, build
-from lissom.plan.plan import Plan
+from lissom.plan.plan import Plan, tensor_shapes
 from lissom.report.report import Report
 
 PLAN = "plan.json"
@@ -32,6 +37,7 @@ WEIGHTS = "weights.safetensors"
 REPORT = "report.json"
 RECIPE = "recipe.yaml"
 ONNX = "model.onnx"
+PACKED = "model.lsm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +84,10 @@ def save(out: Path, artifacts: Artifacts) -> dict[str, int]:
 
 
 def load(path: Path | str, *, model: nn.Module | None = None) -> nn.Module:
-    """Give the compressed network of a folder: the very bits that were saved, in eval mode.
+    """Give the compressed network of a run: the very bits that were saved, in eval mode.
 
     Args:
-        path: The folder that a run wrote.
+        path: The folder that a run wrote, or a packed file.
         model: A fresh original network, if the plan does not say where it comes from (a user's own
             class). It is not changed.
 
@@ -89,14 +95,55 @@ def load(path: Path | str, *, model: nn.Module | None = None) -> nn.Module:
         PlanError: plan.json is missing or damaged, or does not fit the network: names the first
             difference.
         WeightsError: weights.safetensors is missing or damaged.
+        PackedFileError: The packed file is damaged.
     """
     folder = Path(path)
-    plan = load_plan(folder)
-    values = _read_weights(folder / WEIGHTS)
+    plan, values = _read_packed(folder) if folder.is_file() else _read_folder(folder)
     with torch.random.fork_rng(devices=[]):
         network = build(model, plan) if model is not None else _built(plan, folder)
     apply_values(network, values)
     return network.cpu().eval()
+
+
+def pack_folder(folder: Path) -> PackedFile:
+    """Give the packed file of a run, for ``load``; no value changes.
+
+    Args:
+        folder: Where the run's plan and weights lie.
+
+    Raises:
+        PlanError: plan.json is missing or damaged.
+        WeightsError: weights.safetensors is missing or damaged, or holds a type that a packed file
+            can't.
+    """
+    plan, values = _read_folder(folder)
+    if plan.source is not None:  # the original's shapes can be had again
+        plan = replace(plan, tensors=())
+    try:
+        tensors = {name: packable(values[name]) for name in sorted(values)}
+        return pack_tensors(tensors, plan.to_json())
+    except ValueError as error:
+        raise WeightsError(f"{folder / WEIGHTS}: {error}; store it as another type") from None
+
+
+def unpack_file(path: Path, folder: Path) -> dict[str, int]:
+    """Write plan.json and weights.safetensors of a packed file into ``folder``.
+
+    Returns:
+        Bytes per file name.
+
+    Raises:
+        PackedFileError: The packed file is damaged.
+        PlanError: Its plan is of another version.
+        LissomError: ``folder`` can't be written to.
+    """
+    plan, values = _read_packed(path)
+    if plan.source is not None:
+        with torch.random.fork_rng(devices=[]):
+            plan = replace(plan, tensors=tensor_shapes(build_original(plan, path)))
+    contents = {PLAN: plan.to_json().encode(), WEIGHTS: pack(values)}
+    write_files({folder / name: content for name, content in contents.items()})
+    return {name: len(content) for name, content in contents.items()}
 
 
 def load_plan(folder: Path) -> Plan:
@@ -185,6 +232,22 @@ def _built(plan: Plan, folder: Path) -> nn.Module:
 def _state(model: nn.Module) -> dict[str, Any]:
     """Give parameters and persistent buffers by name, the very objects (ties show as identity)."""
     return model.state_dict(keep_vars=True)
+
+
+def _read_folder(folder: Path) -> tuple[Plan, dict[str, Tensor]]:
+    return load_plan(folder), _read_weights(folder / WEIGHTS)
+
+
+def _read_packed(path: Path) -> tuple[Plan, dict[str, Tensor]]:
+    try:
+        with path.open("rb") as file:
+            reader = PackedReader(file, str(path))
+            return Plan.from_json(reader.plan), reader.tensors()
+    except OSError as error:
+        raise PackedFileError(
+            f"{path}: can't be read ({error.strerror or error}); expected a file that lissom pack "
+            "wrote"
+        ) from None
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

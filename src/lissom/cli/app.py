@@ -13,7 +13,9 @@ from lissom.cli.bench import bench
 from lissom.cli.compress import compress
 from lissom.cli.demo import demo
 from lissom.cli.inspect import inspect
+from lissom.cli.pack import pack
 from lissom.cli.report import report
+from lissom.cli.unpack import unpack
 from lissom.errors import LissomError
 from lissom.progress import process_number, speaks
 
@@ -49,7 +51,7 @@ def _explained(command: Callable[..., None]) -> Callable[..., None]:
     return run_command
 
 
-for command in (compress, inspect, bench, report, demo):
+for command in (compress, inspect, bench, report, pack, unpack, demo):
     app.command()(_explained(command))
 
 

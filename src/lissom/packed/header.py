@@ -16,6 +16,7 @@ MOST_AXES = 32
 # A chunk holds at most so many values, so that a damaged length can't ask for much memory.
 FREE_VALUES = 65536
 VALUES_PER_BYTE = 4096
+_WIDEST_EMPTY = 1 << 20  # product of the lengths that are not 0, of a tensor without values
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +162,18 @@ def _read_entry(cursor: Cursor, before: bytes) -> Entry:
         raise DamagedBytes(f"header: {name}: expected a coding and a type of this format")
     shape = tuple(cursor.varint() for _ in range(axes))
     entry = Entry(name, shape, DTYPES[dtype], coding, DTYPES[kept_as])
-    _check_entry(entry)
+    check_entry(entry)
     return entry
 
 
-def _check_entry(entry: Entry) -> None:
+def check_entry(entry: Entry) -> None:
+    """Check that a tensor can be kept as the table says.
+
+    Raises:
+        DamagedBytes: It can't.
+    """
+    if not entry.count and math.prod(filter(None, entry.shape)) > _WIDEST_EMPTY:
+        raise DamagedBytes(f"header: {entry.name}: {entry.shape} is too wide for an empty tensor")
     narrow = entry.kept_as in (torch.float16, torch.bfloat16)
     if entry.coding == STORED:
         fits = entry.kept_as == entry.dtype or (narrow and entry.dtype == torch.float32)

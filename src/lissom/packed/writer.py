@@ -19,6 +19,7 @@ from lissom.packed.header import (
     Chunk,
     Entry,
     Header,
+    check_entry,
 )
 from lissom.packed.level_chunk import level_chunk
 from lissom.packed.stored_chunk import narrowest, stored_chunk
@@ -57,6 +58,8 @@ def pack(tensors: Mapping[str, Packable], plan: str = "") -> PackedFile:
         ValueError: A tensor can't be kept in this format: names it.
     """
     entries = tuple(_entry(name, tensor) for name, tensor in tensors.items())
+    for entry in entries:
+        check_entry(entry)
     chunks: list[Chunk] = []
     contents: list[bytes] = []
     for dtype in DTYPES:

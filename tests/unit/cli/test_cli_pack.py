@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import lissom
+from lissom.artifacts import Artifacts, save
+from lissom.cli.app import run
+from lissom.errors import PackedFileError, PlanError
+from lissom.export.runtime import OnnxSession
+from lissom.packed.tensors import Levels
+from lissom.plan.plan import Plan, Source
+from packed_samples import kernels, same
+
+
+def quantized(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for index, value in enumerate(model.parameters()):
+            if value.ndim == 4:
+                levels = torch.from_numpy(kernels(tuple(value.shape), 0.2, seed=index))
+                value.copy_(Levels(levels, torch.tensor(0.05)).tensor())
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    out = tmp_path_factory.mktemp("run")
+    model = quantized(lissom.build_model("lissom:resnet8"))
+    plan = Plan.starting_from(model, Source("lissom:resnet8"))
+    save(out, Artifacts(model=model, plan=plan))
+    assert run(["pack", str(out)]) == 0
+    return out
+
+
+def test_the_packed_file_is_small_and_the_same_network(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["pack", str(folder)]) == 0
+    packed, weights = folder / "model.lsm", folder / "weights.safetensors"
+    size = packed.stat().st_size
+    assert capsys.readouterr().out.startswith(f"{packed}: {size:,} bytes (levels ")
+    assert weights.stat().st_size > 15 * size
+    loaded, original = lissom.load(packed), lissom.load(folder)
+    for name, value in original.state_dict().items():
+        assert same(loaded.state_dict()[name], value), name
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded(images), original(images))
+
+
+def test_unpacked_files_are_those_that_were_packed(folder: Path, tmp_path: Path) -> None:
+    assert run(["unpack", str(folder / "model.lsm"), "--to", str(tmp_path)]) == 0
+    for name in ("plan.json", "weights.safetensors"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_an_onnx_file_computes_the_same(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    command = ["unpack", str(folder / "model.lsm"), "--to", str(path)]
+    assert run([*command, "--input", "1x3x32x32"]) == 0
+    images = torch.randn(2, 3, 32, 32)
+    expected = lissom.load(folder / "model.lsm")(images)
+    (found,) = OnnxSession(path)(images)
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_an_onnx_file_needs_a_shape(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["unpack", str(folder / "model.lsm"), "--to", "x.onnx"]) == 2
+    assert "needs the shape of its input: --input 1x3x32x32" in capsys.readouterr().err
+
+
+def test_own_networks_are_given(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    save(tmp_path, Artifacts(model=model, plan=Plan.starting_from(model)))
+    out = tmp_path / "small.lsm"
+    assert run(["pack", str(tmp_path), "--out", str(out)]) == 0
+    assert same(lissom.load(out, model=nn.Linear(3, 2)).weight, model.weight)
+    with pytest.raises(PlanError, match=r"does not say which network .* model="):
+        lissom.load(out)
+    with pytest.raises(PlanError, match="tensor 'bias'"):
+        lissom.load(out, model=nn.Linear(3, 4))
+
+
+def test_damaged_and_missing_files_are_one_message(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = tmp_path / "short.lsm"
+    short.write_bytes((folder / "model.lsm").read_bytes()[:-9])
+    assert run(["unpack", str(short), "--to", str(tmp_path / "out")]) == 2
+    assert "short.lsm: expected" in capsys.readouterr().err
+    with pytest.raises(PackedFileError, match=r"short.lsm: expected [\d,]+ bytes after the header"):
+        lissom.load(short)
+    assert run(["unpack", str(tmp_path / "none.lsm"), "--to", str(tmp_path / "out")]) == 2
+    assert "none.lsm: can't be read (No such file or directory)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
