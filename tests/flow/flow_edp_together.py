@@ -45,7 +45,7 @@ def compressed(model: nn.Module, devices: int) -> dict[str, Any]:
     """Halve the MACs of a network by EDP, and say what came out."""
     loaded = load_data("digits")
     recover = TrainSettings(
-        epochs=12, learning_rate=0.02, warmup_steps=10, ema=0.95, device="cpu", precision="32",
+        epochs=8, learning_rate=0.02, warmup_steps=10, ema=0.95, device="cpu", precision="32",
         devices=devices, strategy="ddp" if devices > 1 else "auto",
     )  # fmt: skip
     result = lissom.compress(

@@ -18,7 +18,7 @@ def test_two_processes_learn_one_network(tmp_path: Path) -> None:
         [*command, flow_edp_together.__file__, str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
     )

@@ -20,7 +20,7 @@ def launched(*arguments: str, cache: Path) -> subprocess.CompletedProcess[str]:
         [sys.executable, flow_two_processes.__file__, "compress", *arguments],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         env={**kept, "OMP_NUM_THREADS": "1", "LISSOM_CACHE": str(cache)},
         check=False,
     )

@@ -22,5 +22,6 @@ def method_called(name: str) -> Method:
     """
     if name in VARIANTS:
         return Hmc(HmcSettings(variant=name))
-    made: Any = find_method(name, METHODS)()
+    known = {**dict.fromkeys(VARIANTS, Hmc), **METHODS}
+    made: Any = find_method(name, known)()
     return made

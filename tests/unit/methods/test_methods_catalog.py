@@ -18,5 +18,7 @@ def test_every_method_has_settings():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(RecipeError, match="method: 'hcm' is not known; choose one of hmc"):
+    with pytest.raises(
+        RecipeError, match="method: 'hcm' is not known; choose one of ahc, edp, hmc, nahc"
+    ):
         method_called("hcm")

@@ -22,7 +22,7 @@ def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         [*command, str(SCRIPT), str(folder), *arguments],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
     )
