@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 from edp_rows import GROUPS, Row, rows_of
+from revision import revision
 
 from lissom.artifacts import load_report, weights_content
 from lissom.data.load import load_data
@@ -64,7 +64,7 @@ def main() -> None:
             if figures is None:
                 failed.append(row.name(given.seed))
                 continue
-            rows.append({"key": key, "seed": given.seed, **figures, "commit": _commit()})
+            rows.append({"key": key, "seed": given.seed, **figures, "commit": revision()})
             write_files({given.results: (json.dumps(rows, indent=1) + "\n").encode()})
             print(json.dumps(rows[-1]))
     if failed:
@@ -176,17 +176,6 @@ def _digits_original(path: Path) -> Path:
         train(model, load_data("digits").data, Classification(), _DIGITS_ORIGINAL)
         write_files({path: weights_content(model)})
     return path
-
-
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=os.path.dirname(__file__) or ".",  # noqa: PTH120
-    )
-    return found.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

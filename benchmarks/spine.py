@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from revision import revision
 
 from lissom.artifacts import load_report
 from lissom.export.files import write_files
@@ -75,19 +76,8 @@ def _row(given: argparse.Namespace, key: list[Any]) -> dict[str, Any]:
         "seconds": report["provenance"]["seconds"],
         "machine": report["provenance"]["machine"],
         "versions": report["provenance"]["versions"],
-        "commit": _commit(),
+        "commit": revision(),
     }
-
-
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=os.path.dirname(__file__) or ".",  # noqa: PTH120
-    )
-    return found.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

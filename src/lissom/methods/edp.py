@@ -21,12 +21,12 @@ from lissom.plan.alignment import aligned_counts
 from lissom.plan.budget import Budget
 from lissom.plan.build import apply_values, build
 from lissom.plan.cost import Cost
-from lissom.relaxation.merging import Hardened, Pays
+from lissom.relaxation.merging import Hardened
 from lissom.relaxation.published import PublishedSchedule
 from lissom.relaxation.rank_and_channels import RankAndChannels, relaxed_layers
 from lissom.relaxation.settings import RelaxationSettings
 from lissom.relaxation.steering import BudgetSteering, Ramp
-from lissom.relaxation.support import COLUMNS, ROWS, Support
+from lissom.relaxation.support import COLUMNS, ROWS, as_support
 from lissom.sensitivity.statistics import input_covariances
 
 MODES = ("budget", "faithful")
@@ -43,13 +43,15 @@ class EdpSettings:
         learn: ``columns`` (ranks), ``rows`` (channels), or both.
         start: ``trained``, or ``scratch`` for a network without trained weights.
         row_groups: ``inner``, or ``all`` for channels that residual sums couple, too.
-        penalty: ``energy`` (reweighted lasso) or ``norm`` (group lasso).
+        penalty: ``energy`` (reweighted lasso) or ``norm`` (group lasso), which ``faithful`` always
+            has.
         merge: Pairs become one layer where that costs no more (``cost``), where it is faster as
             measured (``time``), or ``never``.
         rate_factor: Peak learning rate, as a multiple of recovery's: the cut comes where the cosine
             has fallen to a third of the peak.
         statistics_images: Calibration images for the input covariances.
-        ramp_start: Share of the training after which the target cost begins to fall.
+        ramp_start: Of ``budget``, as the three below: share of the training after which the target
+            cost begins to fall.
         ramp_end: Where it has reached the budget.
         cut_at: Where the support is cut to the budget and frozen.
         steer_every: Steps between two looks at the cost.
@@ -129,11 +131,7 @@ class Edp:
             key: torch.arange(count) < aligned_counts(count, _step(view))[0]
             for key, count in counts.items()
         }
-        support = Support(
-            {name: mask for (kind, name), mask in masks.items() if kind == COLUMNS},
-            {name: mask for (kind, name), mask in masks.items() if kind == ROWS},
-        )
-        return relaxation.pricer.price(relaxation.configuration(support))
+        return relaxation.pricer.price(relaxation.configuration(as_support(masks)))
 
     def plan(self, view: ModelView, budget: Budget) -> Proposal:
         """Relax, train with the run's settings, harden.
@@ -150,18 +148,23 @@ class Edp:
         companion = self._companion(relaxation, view, budget)
         training = view.train(relaxed, companion, rate_factor=self.settings.rate_factor)
         before = view.score(relaxed.eval())
-        hardened = relaxation.harden(relaxed, self._pays(relaxation, view, budget))
+        clock = self._clock(relaxation, view, budget)
+        hardened = relaxation.harden(relaxed, clock.pays if clock else None)
         predicted = relaxation.pricer.price(hardened.configuration)
         self._check_reached(predicted, view, budget)
         after = view.score(_built(view.model, hardened))
-        aligned = {"round_to": _step(view)}
-        evidence = aligned | _evidence(self.settings, relaxation, hardened, companion.trajectory)
-        accuracies = {"accuracy_before_merge": before, "accuracy_after_merge": after}
+        measured: dict[str, Any] = {
+            "accuracy_before_merge": before,
+            "accuracy_after_merge": after,
+            "round_to": _step(view),
+            "pair_and_layer_ms": dict(clock.times) if clock else {},
+        }
+        evidence = _evidence(self.settings, relaxation, hardened, companion.trajectory)
         return Proposal(
             plan=hardened.plan,
             values=hardened.values,
             predicted=predicted,
-            evidence={**accuracies, **evidence},
+            evidence={**measured, **evidence},
             training=training,
         )
 
@@ -209,10 +212,12 @@ class Edp:
                 "train longer, or use mode=budget"
             )
 
-    def _pays(self, relaxation: RankAndChannels, view: ModelView, budget: Budget) -> Pays | None:
-        if self.settings.merge == "time":
-            return PairClock(relaxation, view.model, budget.limits(view.graph.cost)).pays
-        return None
+    def _clock(
+        self, relaxation: RankAndChannels, view: ModelView, budget: Budget
+    ) -> PairClock | None:
+        if self.settings.merge != "time":
+            return None
+        return PairClock(relaxation, view.model, budget.limits(view.graph.cost))
 
 
 def _step(view: ModelView) -> int | str:
@@ -244,4 +249,5 @@ def _evidence(
         "channels_removed": dict(hardened.removed),
         "inexact_borders": list(hardened.inexact),
         "left_alone": dict(relaxation.refused),
+        "left_whole": dict(relaxation.whole),
     }

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lissom.extension import StepState
 from lissom.relaxation.rank_and_channels import RankAndChannels
 from lissom.relaxation.steering import as_columns, as_records, under
-from lissom.relaxation.support import COLUMNS, as_support
+from lissom.relaxation.support import COLUMNS, ROWS, as_support
 
 FIRST_DROP = 0.5  # share of the training after which the published learning rate falls first
 _STEEPNESS = 15
@@ -63,7 +63,7 @@ class PublishedSchedule:
         if step.progress > FIRST_DROP:
             ramp = 1.0
         units = {(COLUMNS, n): one.total for n, one in self.relaxation.columns.items()}
-        units |= {("rows", n): one.total for n, one in self.relaxation.rows.items()}
+        units |= {(ROWS, n): one.total for n, one in self.relaxation.rows.items()}
         self.relaxation.press(
             {key: ramp * self._lambda[key[0] == COLUMNS] / unit for key, unit in units.items()}
         )

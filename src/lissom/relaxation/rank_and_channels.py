@@ -32,7 +32,8 @@ class RankAndChannels:
         graph: Of the network before it was relaxed.
         columns: Per relaxed layer its columns.
         rows: Per channel group that may shrink its channels.
-        refused: Per layer or group left alone the reason.
+        refused: Per channel group that may not shrink the reason.
+        whole: Per layer that could be factored and is not the reason.
     """
 
     name = "rank_and_channels"
@@ -65,6 +66,7 @@ class RankAndChannels:
         self.columns: dict[str, Columns] = {}
         self.rows: dict[str, Rows] = {}
         self.refused: dict[str, str] = {}
+        self.whole: dict[str, str] = {}
         self._pressure: dict[Key, Tensor] = {}
         self._support: Support | None = None
         self._pricer = Pricer(model, graph)
@@ -87,6 +89,10 @@ class RankAndChannels:
         mode = relaxed.training
         relaxed.eval()
         layers = relaxed_layers(self.graph, self._ignore) if COLUMNS in self._settings.learn else ()
+        if layers:
+            whole = decomposable_layers(self.graph) - {*layers, *self._ignore}
+            for layer in (spec.name for spec in self.graph.layers if spec.name in whole):
+                self.whole[layer] = "it reads the network's input or gives its output"
         norms = norms_behind(self._model, layers, self._inputs)
         for layer in layers:
             scales = _output_scales(self._model, norms.get(layer))

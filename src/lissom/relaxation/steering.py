@@ -1,4 +1,4 @@
-"""Steer a relaxation: to a budget, or along the published schedule."""
+"""Steer a relaxation to a budget."""
 
 from __future__ import annotations
 
