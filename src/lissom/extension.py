@@ -51,6 +51,12 @@ class Companion(Protocol):
     def without_decay(self) -> Iterable[nn.Parameter]:
         """Give the parameters that weight decay must leave alone, besides norms and biases."""
 
+    def learns(self) -> Iterable[nn.Parameter]:
+        """Give the parameters that it steps itself, which the loop's optimizer leaves alone.
+
+        ``after_step`` finds their gradients, and clears them.
+        """
+
     def penalty(self) -> Tensor | None:
         """Give a scalar to be added to the loss of the coming step, or None."""
 
@@ -112,6 +118,8 @@ class ModelView:
         say: Takes one line of text for the user.
         train: For a method that learns; None in a preview.
         score: Gives the task's metric on the test set; for the report alone, never for a choice.
+        base: Plan that led to the network: together with a proposal's, the plan of the file to be.
+            None where it is not known.
     """
 
     model: nn.Module
@@ -126,6 +134,7 @@ class ModelView:
     say: Callable[[str], None] = lambda _line: None
     train: Trainer | None = None
     score: Callable[[nn.Module], float] | None = None
+    base: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +151,7 @@ class Proposal:
         evidence: Anything else for the report, JSON-ready.
         training: History of the training that the method did itself, or None. Recovery then only
             recalibrates.
+        settled: Whether every value is as it must stay: neither recovery nor recalibration follows.
     """
 
     plan: Plan
@@ -153,6 +163,7 @@ class Proposal:
     )
     evidence: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] | None = None
+    settled: bool = False
 
 
 class Method(Protocol):
@@ -161,10 +172,13 @@ class Method(Protocol):
     Attributes:
         name: What ``--method`` calls it.
         trains: Whether ``plan`` trains; a preview then stops at the feasibility table.
+        limits: Quantities of a budget that it can be held to; ``limits_of`` reads them, also where
+            a method has none.
     """
 
     name: str
     trains: bool
+    limits: frozenset[str]
 
     def smallest(self, view: ModelView) -> Cost:
         """Give the smallest cost on the menu, per unit of cost, without any measurement."""
@@ -175,6 +189,15 @@ class Method(Protocol):
         Raises:
             BudgetError: Nothing on the menu meets the budget.
         """
+
+
+COUNTS = frozenset({"macs", "params"})
+"""What a method can be held to unless it says otherwise."""
+
+
+def limits_of(method: Method | type) -> frozenset[str]:
+    """Give the quantities of a budget that a method can be held to."""
+    return frozenset(getattr(method, "limits", COUNTS))
 
 
 def find_method(name: str, built_in: Mapping[str, type]) -> type:

@@ -53,6 +53,10 @@ class PublishedSchedule:
         """Give nothing: the published weight decay is on everything."""
         return ()
 
+    def learns(self) -> Iterable[nn.Parameter]:
+        """Give nothing: everything is the optimizer's."""
+        return ()
+
     def penalty(self) -> Tensor | None:
         """Give None: the penalty acts through the proximal step."""
         return None

@@ -96,6 +96,10 @@ class BudgetSteering:
         """Give the weights of the blocks: their scale is the gauge's business."""
         return self.relaxation.parameters()
 
+    def learns(self) -> Iterable[nn.Parameter]:
+        """Give nothing: everything is the optimizer's."""
+        return ()
+
     def penalty(self) -> Tensor | None:
         """Give None: the penalty acts through the proximal step."""
         return None

@@ -117,7 +117,8 @@ class _Run:
         self._processes = Processes.here()
         self._fabric = fabric_for(settings, machine.device, machine.precision)
         exempt = companion.without_decay() if companion is not None else ()
-        optimizer = build_optimizer(model, settings, exempt)
+        others = companion.learns() if companion is not None else ()
+        optimizer = build_optimizer(model, settings, exempt, others)
         self._network, self._optimizer = self._fabric.setup(model, optimizer, move_to_device=False)
         # Fabric's optimizer is a wrapper: the momenta are in the one inside.
         self._state = TrainingState(model, optimizer, self._average, companion)

@@ -22,7 +22,10 @@ _DROPS = (0.5, 0.75)  # shares of the training
 
 
 def build_optimizer(
-    model: nn.Module, settings: TrainSettings, exempt: Iterable[nn.Parameter] = ()
+    model: nn.Module,
+    settings: TrainSettings,
+    exempt: Iterable[nn.Parameter] = (),
+    others: Iterable[nn.Parameter] = (),
 ) -> torch.optim.Optimizer:
     """Build the optimizer over all trainable parameters; norms and biases have no weight decay.
 
@@ -30,8 +33,13 @@ def build_optimizer(
         model: What is trained.
         settings: Kind of optimizer and its numbers.
         exempt: Further parameters without weight decay.
+        others: Parameters that somebody else steps.
     """
-    decayed, free = split_by_decay(model, exempt)
+    taken = {id(parameter) for parameter in others}
+    decayed, free = (
+        [parameter for parameter in half if id(parameter) not in taken]
+        for half in split_by_decay(model, exempt)
+    )
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": free, "weight_decay": 0.0},

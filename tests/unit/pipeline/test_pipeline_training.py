@@ -60,6 +60,9 @@ class Decay:
     def __init__(self, model: nn.Module, dies_at: int) -> None:
         self.weight, self.factor, self.dies_at = model[0].weight, torch.tensor(1.0), dies_at
 
+    def learns(self) -> Iterator[nn.Parameter]:
+        return iter(())
+
     def without_decay(self) -> Iterator[nn.Parameter]:
         yield self.weight
 

@@ -35,6 +35,9 @@ class KilledError(Exception):
 class Silent:
     """Takes part and does nothing."""
 
+    def learns(self):
+        return ()
+
     def without_decay(self):
         return ()
 
@@ -213,6 +216,28 @@ def test_it_sees_the_momenta_that_the_optimizer_uses(data, network):
     train(plain, data, TASK, SETTINGS)
     train(stopped, data, TASK, SETTINGS, companion=Stopping(stopped))
     assert not torch.equal(plain[0].weight, stopped[0].weight)
+
+
+def test_the_optimizer_leaves_what_the_companion_learns_alone(data, network):
+    class Learning(Silent):
+        def __init__(self, model):
+            self.own, self.gradients = model[6].bias, []
+
+        def learns(self):
+            return (self.own,)
+
+        def after_step(self, step):
+            stepped = {id(p) for group in step.optimizer.param_groups for p in group["params"]}
+            assert id(self.own) not in stepped
+            self.gradients.append(float(self.own.grad.abs().sum()))
+            self.own.grad = None
+
+    model = network()
+    before = model[6].bias.detach().clone()
+    companion = Learning(model)
+    train(model, data, TASK, replace(SETTINGS, ema=0), companion=companion)
+    assert torch.equal(model[6].bias, before)
+    assert min(companion.gradients) > 0
 
 
 def test_weight_decay_leaves_its_parameters_alone(data, network):

@@ -38,6 +38,9 @@ class Shrinking:
     def __init__(self, model, until=-1):
         self.weight, self.factor, self.until = model[0].weight, torch.tensor(1.0), until
 
+    def learns(self):
+        return ()
+
     def without_decay(self):
         return (self.weight,)
 
