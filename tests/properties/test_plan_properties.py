@@ -11,6 +11,7 @@ from lissom.plan.keep_channels import AxisCut, KeepChannels
 from lissom.plan.low_rank import ChannelSVD, Tucker2
 from lissom.plan.merge import Merge
 from lissom.plan.plan import Plan, Source, decision_kinds
+from lissom.plan.quantize import Quantize
 
 NAMES = st.text(max_size=12)  # any Unicode: a file must not care
 NUMBERS = st.integers(-(2**70), 2**70)
@@ -34,6 +35,7 @@ KINDS: dict[type[Decision], st.SearchStrategy[Decision]] = {
     ChannelSVD: st.builds(ChannelSVD, NAMES, NUMBERS),
     FoldBatchNorm: st.builds(FoldBatchNorm, NAMES, NAMES),
     Merge: st.builds(Merge, NAMES),
+    Quantize: st.builds(Quantize, NAMES, NUMBERS, NUMBERS, st.booleans()),
 }
 PLANS = st.builds(
     Plan,

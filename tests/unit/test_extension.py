@@ -4,7 +4,9 @@ import pytest
 
 from lissom import extension
 from lissom.errors import RecipeError
-from lissom.extension import find_method
+from lissom.extension import find_method, limits_of
+from lissom.methods.edp import Edp
+from lissom.methods.hmc import Hmc
 
 
 class Mine:
@@ -28,3 +30,10 @@ def test_methods_of_other_packages_are_entry_points(monkeypatch):
     assert find_method("theirs", {}).__name__ == "Mine"
     with pytest.raises(RecipeError, match=r"method: 'their' is not known; .* mine, theirs"):
         find_method("their", {"mine": Mine})
+
+
+def test_a_method_that_does_not_say_what_it_can_be_held_to_is_held_to_counts():
+    assert limits_of(Mine) == limits_of(Mine()) == {"macs", "params"}
+    assert limits_of(Hmc) == limits_of(Edp()) == {"macs", "params"}
+    held = type("Held", (), {"limits": frozenset({"size"})})
+    assert limits_of(held()) == {"size"}

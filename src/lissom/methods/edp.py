@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom.errors import BudgetError, LissomError, RecipeError
-from lissom.extension import ModelView, Proposal
+from lissom.extension import COUNTS, ModelView, Proposal
 from lissom.methods.pair_clock import PairClock
 from lissom.methods.units import check_ignored
 from lissom.plan.alignment import aligned_counts
@@ -114,10 +114,12 @@ class Edp:
     Attributes:
         name: ``edp``.
         trains: True.
+        limits: MACs and parameters.
     """
 
     name = "edp"
     trains = True
+    limits = COUNTS
 
     def __init__(self, settings: EdpSettings | None = None) -> None:
         self.settings = settings or EdpSettings()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lissom.errors import BudgetError, RecipeError
-from lissom.extension import ModelView, Proposal
+from lissom.extension import COUNTS, ModelView, Proposal
 from lissom.graph.layers import ModelGraph
 from lissom.methods.grouping import Curves, Rule, differences, labels_of, threshold
 from lissom.methods.importance import cuts_of, importances
@@ -115,10 +115,12 @@ class Hmc:
     Attributes:
         name: ``hmc``; the variants are settings.
         trains: False: recovery comes after the decision.
+        limits: MACs and parameters.
     """
 
     name = "hmc"
     trains = False
+    limits = COUNTS
 
     def __init__(self, settings: HmcSettings | None = None) -> None:
         self.settings = settings or HmcSettings()
@@ -203,7 +205,8 @@ class Hmc:
             unit.name: _mean_harm(curves[unit.name], fractions[unit.name]) / max(unit.cost.macs, 1)
             for unit in menu.units
         }
-        rule = self._rule()
+        half_width = None if self.settings.tau < 0 else self.settings.tau
+        rule = Rule(self.settings.variant, half_width, self.settings.keep_above)
         labels = labels_of(menu.units, difference, per_mac, rule)
         tau = threshold(difference, rule)
         harm_of = _harm_of(menu, sensitivities)
@@ -221,11 +224,6 @@ class Hmc:
             f"{self.settings.variant} found no network within {asked}; the smallest on its menu "
             f"has {reached}. Raise the budget, use round_to=1, or another variant"
         )
-
-    def _rule(self) -> Rule:
-        settings = self.settings
-        tau = None if settings.tau < 0 else settings.tau
-        return Rule(settings.variant, tau, settings.keep_above)
 
 
 def _layer_labels(

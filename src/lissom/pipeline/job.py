@@ -13,10 +13,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from lissom.artifacts import Artifacts, save
-from lissom.errors import BudgetError
 from lissom.extension import Method, ModelView, Proposal
 from lissom.graph.capture import capture
 from lissom.graph.layers import ModelGraph
+from lissom.pipeline.apply import applied, check_counts
 from lissom.pipeline.checks import check_data, check_finite, check_teacher
 from lissom.pipeline.feasibility import Feasibility, feasibility, stage_budgets
 from lissom.pipeline.reporting import Run, Side, Stage, report_of
@@ -24,7 +24,6 @@ from lissom.pipeline.settings import Settings
 from lissom.pipeline.training import Training
 from lissom.pipeline.workspace import StageFolder, Workspace
 from lissom.plan.budget import Budget
-from lissom.plan.build import apply_values, build
 from lissom.plan.plan import Plan
 from lissom.progress import speaks
 from lissom.report.report import Report
@@ -134,7 +133,7 @@ class Job:
             BudgetError: The budget can't be met.
         """
         with own_randomness():
-            view = self._view(self.model, self._capture(self.model))
+            view = self._view(self.model, self._capture(self.model), self._base)
             table = self._feasible(methods[0], view, budget)
             check_teacher(self.model, self.settings.teacher, self.task, self.example_inputs)
             if getattr(methods[0], "trains", False):
@@ -153,7 +152,7 @@ class Job:
             BudgetError: The budget can't be met; said before any work.
         """
         with own_randomness():
-            view = self._view(self.model, self._capture(self.model))
+            view = self._view(self.model, self._capture(self.model), self._base)
             table = self._feasible(methods[0], view, budget)
             check_teacher(self.model, self.settings.teacher, self.task, self.example_inputs)
             processes = join(self.settings.recover)
@@ -178,15 +177,15 @@ class Job:
         processes = Processes.here()
         settings, teacher = self.settings, self.settings.teacher or self.model
         training = Training(self.data, self.task, settings.recover, teacher, settings.logs)
-        network, plan = self.model, self.settings.base or Plan.starting_from(self.model)
+        network, plan = self.model, self._base
         for index, target in enumerate(stage_budgets(budget, graph.cost, len(methods))):
             method, folder = methods[index], workspace.stage(index)
             if processes.world == 1 or getattr(method, "trains", False):
                 view = replace(view, train=training.of_method(method.name, network, folder))
             proposal = self._decide(method, replace(view, score=training.score), target, folder)
             network, plan = applied(network, proposal), plan + proposal.plan
-            view = self._view(network, self._capture(network))
-            _check_met(method, target, graph, view.graph)
+            view = self._view(network, self._capture(network), plan)
+            check_counts(method, target, graph, view.graph)
             raw = self._evaluate("evaluate before recovery", network)
             with self._phase("recover"):
                 history = training.recover(network, plan, proposal, folder)
@@ -204,7 +203,11 @@ class Job:
         with self._phase("capture"):
             return capture(model, self.example_inputs)
 
-    def _view(self, model: nn.Module, graph: ModelGraph) -> ModelView:
+    @property
+    def _base(self) -> Plan:
+        return self.settings.base or Plan.starting_from(self.model)
+
+    def _view(self, model: nn.Module, graph: ModelGraph, base: Plan) -> ModelView:
         return ModelView(
             model=model,
             graph=graph,
@@ -216,6 +219,7 @@ class Job:
             cache=self.settings.cache,
             seed=self.settings.recover.seed,
             say=self.settings.say,
+            base=base,
         )
 
     def _feasible(self, method: Method, view: ModelView, budget: Budget) -> Feasibility:
@@ -280,20 +284,3 @@ class Job:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-def applied(model: nn.Module, proposal: Proposal) -> nn.Module:
-    """Give the network that a proposal describes; ``model`` is not changed."""
-    network = build(model, proposal.plan)
-    apply_values(network, {**network.state_dict(), **proposal.values})
-    return network.eval()
-
-
-def _check_met(method: Method, target: Budget, original: ModelGraph, now: ModelGraph) -> None:
-    """Refuse, before any training, a network that is larger than what was asked for."""
-    if not target.met(original.cost, now.cost):
-        raise BudgetError(
-            f"the network that {method.name} decided on was measured at {now.cost.macs:,} MACs and "
-            f"{now.cost.params:,} parameters, above the budget {target}; this is a defect of the "
-            "method: please report it with the network and the recipe"
-        )

@@ -21,6 +21,7 @@ from lissom.train.checkpoint import Checkpoint
 from lissom.train.evaluate import evaluate
 from lissom.train.history import History
 from lissom.train.loop import train
+from lissom.train.machine import choose_machine
 from lissom.train.recover import recover
 from lissom.train.settings import TrainSettings
 
@@ -79,12 +80,17 @@ class Training:
     ) -> History:
         """Win back what compression lost; after a training of the method only recalibrate.
 
+        Where the method has settled every value nothing is done.
+
         Args:
             network: The compressed network, changed in place.
             plan: That led to it.
             proposal: The last part of that plan.
             stage: Where the training leaves its state.
         """
+        if proposal.settled:
+            machine = choose_machine(self.settings)
+            return History((), str(machine.device), machine.precision, machine.channels_last)
         trained = proposal.training is not None
         plan_hash = hashlib.sha256(plan.to_json().encode()).hexdigest()
         return recover(

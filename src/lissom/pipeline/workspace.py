@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +117,12 @@ class StageFolder:
     def save(self, proposal: Proposal) -> None:
         """Keep what was decided."""
         facts = {
-            "predicted": [proposal.predicted.params, proposal.predicted.macs],
+            "predicted": list(astuple(proposal.predicted)),
             "labels": dict(proposal.labels),
             "sensitivities": {k: dict(v) for k, v in proposal.sensitivities.items()},
             "evidence": dict(proposal.evidence),
             "training": None if proposal.training is None else dict(proposal.training),
+            "settled": proposal.settled,
         }
         values = {
             name: t.detach().cpu().contiguous().clone() for name, t in proposal.values.items()
@@ -146,19 +147,19 @@ class StageFolder:
             facts = json.loads((self.folder / _FACTS).read_text())
             plan = Plan.from_json((self.folder / _PLAN).read_text())
             values = load_file(self.folder / _VALUES)
-            params, macs = facts["predicted"]
+            predicted = Cost(*facts["predicted"])
             curves = {
                 layer: {family: tuple(map(tuple, points)) for family, points in families.items()}
                 for layer, families in facts["sensitivities"].items()
             }
             labels, evidence, training = facts["labels"], facts["evidence"], facts.get("training")
+            settled = bool(facts.get("settled"))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, LissomError) as error:
             raise LissomError(
                 f"{self.folder}: what was decided can't be read ({error}); "
                 "delete this folder to decide again"
             ) from None
-        predicted = Cost(params, macs, 32 * params)
-        return Proposal(plan, values, predicted, labels, curves, evidence, training)
+        return Proposal(plan, values, predicted, labels, curves, evidence, training, settled)
 
 
 def _flat(values: Any, place: str = "") -> Iterator[tuple[str, Any]]:

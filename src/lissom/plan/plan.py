@@ -19,9 +19,17 @@ from lissom.plan.fold import FoldBatchNorm
 from lissom.plan.keep_channels import KeepChannels
 from lissom.plan.low_rank import ChannelSVD, Tucker2
 from lissom.plan.merge import Merge
+from lissom.plan.quantize import Quantize
 
 FORMAT = 1
-_BUILT_IN: tuple[type[Decision], ...] = (KeepChannels, Tucker2, ChannelSVD, FoldBatchNorm, Merge)
+_BUILT_IN: tuple[type[Decision], ...] = (
+    KeepChannels,
+    Tucker2,
+    ChannelSVD,
+    FoldBatchNorm,
+    Merge,
+    Quantize,
+)
 
 
 @dataclass(frozen=True, slots=True)
