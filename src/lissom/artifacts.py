@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,10 +23,9 @@ from torch import Tensor, nn
 from lissom.errors import LissomError, PackedFileError, PlanError, WeightsError
 from lissom.export.files import write_files
 from lissom.models.catalog import build_model
+from lissom.packed.network import packed_network, stored_state
 from lissom.packed.reader import PackedReader
-from lissom.packed.recognise import packable
 from lissom.packed.writer import PackedFile
-from lissom.packed.writer import pack as pack_tensors
 from lissom.plan.build import apply_values, build
 from lissom.plan.plan import Plan, tensor_shapes
 from lissom.report.report import Report
@@ -50,6 +48,7 @@ class Artifacts:
         report: For report.json.
         recipe: YAML text of the effective recipe, for recipe.yaml.
         onnx: Content of model.onnx.
+        packed: Content of model.lsm.
     """
 
     model: nn.Module | None = None
@@ -57,6 +56,7 @@ class Artifacts:
     report: Report | None = None
     recipe: str | None = None
     onnx: bytes | None = None
+    packed: bytes | None = None
 
 
 def save(out: Path, artifacts: Artifacts) -> dict[str, int]:
@@ -77,6 +77,8 @@ def save(out: Path, artifacts: Artifacts) -> dict[str, int]:
         contents[RECIPE] = artifacts.recipe.encode()
     if artifacts.onnx is not None:
         contents[ONNX] = artifacts.onnx
+    if artifacts.packed is not None:
+        contents[PACKED] = artifacts.packed
     if artifacts.report is not None:  # last: where it stands, the run is finished
         contents[REPORT] = report_content(artifacts.report)
     write_files({out / name: content for name, content in contents.items()})
@@ -117,13 +119,10 @@ def pack_folder(folder: Path) -> PackedFile:
             can't.
     """
     plan, values = _read_folder(folder)
-    if plan.source is not None:  # the original's shapes can be had again
-        plan = replace(plan, tensors=())
     try:
-        tensors = {name: packable(values[name]) for name in sorted(values)}
-        return pack_tensors(tensors, plan.to_json())
-    except ValueError as error:
-        raise WeightsError(f"{folder / WEIGHTS}: {error}; store it as another type") from None
+        return packed_network(values, plan)
+    except WeightsError as error:
+        raise WeightsError(f"{folder / WEIGHTS}: {error}") from None
 
 
 def unpack_file(path: Path, folder: Path) -> dict[str, int]:
@@ -182,19 +181,8 @@ def weights_content(model: nn.Module) -> bytes:
     Raises:
         WeightsError: The state holds something that is not a tensor.
     """
-    tensors: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, value in _state(model).items():
-        if not isinstance(value, Tensor):
-            raise WeightsError(
-                f"{name}: the network's state holds a {type(value).__name__}, and a weights file "
-                "holds tensors only: keep it as an attribute that the constructor sets"
-            )
-        if id(value) not in seen:
-            seen.add(id(value))
-            # safetensors refuses views that share storage; a copy has its own.
-            tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-    return pack(tensors)
+    # safetensors refuses views that share storage; a copy has its own.
+    return pack({name: value.clone() for name, value in stored_state(model).items()})
 
 
 def build_original(plan: Plan, folder: Path) -> nn.Module:
@@ -223,15 +211,10 @@ def _built(plan: Plan, folder: Path) -> nn.Module:
             network = build(build_original(plan, folder), plan)
     except (RuntimeError, NotImplementedError):  # the constructor computes with values
         return build(build_original(plan, folder), plan)
-    stored = {id(value) for value in _state(network).values()}
+    stored = {id(value) for value in network.state_dict(keep_vars=True).values()}
     if all(id(buffer) in stored for buffer in network.buffers()):
         return network
     return build(build_original(plan, folder), plan)  # a buffer that no weights file holds
-
-
-def _state(model: nn.Module) -> dict[str, Any]:
-    """Give parameters and persistent buffers by name, the very objects (ties show as identity)."""
-    return model.state_dict(keep_vars=True)
 
 
 def _read_folder(folder: Path) -> tuple[Plan, dict[str, Tensor]]:
