@@ -101,7 +101,8 @@ def test_two_stages_meet_the_budget_together_and_leave_the_input_alone(
 
 
 def test_stages_go_the_same_fraction_of_the_way_each() -> None:
-    budgets = stage_budgets(lissom.Budget.parse("macs=0.25,params=0.25"), Cost(1600, 80_000), 2)
+    budget = lissom.Budget.parse("macs=0.25,params=0.25")
+    budgets = stage_budgets(budget, Cost(1600, 80_000), [lissom.Hmc(), lissom.Hmc()])
     limits = [budget.limits(Cost(7, 7)) for budget in budgets]
     assert limits == [{"params": 800, "macs": 40_000}, {"params": 400, "macs": 20_000}]
 
@@ -168,7 +169,7 @@ def test_bad_arguments_are_explained(model: Own) -> None:
         (RecipeError, "method: none is given", {"method": []}),
         (RecipeError, "method: 'hcm' is not known", {"method": "hcm"}),
         (RecipeError, "ignore: 'fist' is not a layer", {"settings": settings(ignore=("fist",))}),
-        (BudgetError, "a limit on size is not offered yet", {"budget": "size=0.5"}),
+        (BudgetError, "a limit on size is not offered here", {"budget": "size=0.5"}),
     ]
     for error, message, changes in cases:
         with pytest.raises(error, match=message):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lissom.errors import BudgetError
+from lissom.extension import Method, limits_of
+from lissom.methods.catalog import METHODS
 from lissom.plan.budget import Budget, Limit, Meaning
 from lissom.plan.cost import Cost
 
-MEASURABLE = ("macs", "params")
+_EXAMPLES = {
+    "macs": "macs=0.5",
+    "params": "params=0.5",
+    "size": "size=25x",
+    "max_drop": "max_drop=1.0",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,23 +24,23 @@ class FeasibilityRow:
     """One limit of a budget.
 
     Attributes:
-        quantity: ``macs`` or ``params``.
-        smallest: The least that the method can reach.
-        now: What the network has.
+        quantity: ``macs``, ``params``, ``size`` (bytes) or ``max_drop`` (points).
+        smallest: The least that the method can reach; None where only the run will tell.
+        now: What the network has; of ``size`` its parameters as float32, of ``max_drop`` None.
         asked: The limit.
         text: The limit as the user wrote it.
     """
 
     quantity: str
-    smallest: int
-    now: int
-    asked: int
+    smallest: int | None
+    now: int | None
+    asked: float
     text: str
 
     @property
     def feasible(self) -> bool:
-        """Tell whether the limit can be reached."""
-        return self.smallest <= self.asked
+        """Tell whether nothing speaks against the limit."""
+        return self.smallest is None or self.smallest <= self.asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,89 +62,152 @@ class Feasibility:
             BudgetError: Names the best reachable value of the first limit that is out of reach.
         """
         for row in self.rows:
-            if not row.feasible:
-                raise BudgetError(
-                    f"budget: {row.quantity}={row.text} asks for {row.asked:,} of {row.now:,}; "
-                    f"the smallest that {self.method} can reach is {row.smallest:,} "
-                    f"({row.quantity}={row.smallest / row.now:.3f}). Allow more, "
-                    "set round_to=1, or ignore fewer layers"
-                )
+            if row.smallest is None or row.feasible:
+                continue
+            counted = row.quantity != "size"
+            raise BudgetError(
+                f"budget: {row.quantity}={row.text} asks for {row.asked:,} of {row.now:,}; "
+                f"the smallest that {self.method} can reach is {row.smallest:,} "
+                f"({row.quantity}={row.smallest / (row.now or 1):.3f}). Allow more, "
+                + ("set round_to=1, " if counted else "")
+                + "or ignore fewer layers"
+            )
 
     @property
     def table(self) -> str:
         """Give the table as text."""
         lines = [f"{'budget':<10}{'smallest':>14}{'now':>16}{'asked':>16}"]
         lines += [
-            f"{row.quantity:<10}{row.smallest:>14,}{row.now:>16,}{row.asked:>16,}"
+            f"{row.quantity:<10}{_text(row.smallest):>14}{_text(row.now):>16}{_text(row.asked):>16}"
             for row in self.rows
         ]
         return "\n".join(lines)
 
 
-def feasibility(method: str, budget: Budget, now: Cost, smallest: Cost) -> Feasibility:
-    """Compare a budget with what a method can reach.
+def feasibility(
+    methods: Sequence[Method], budget: Budget, now: Cost, smallest: Cost
+) -> Feasibility:
+    """Compare a budget with what the stages can reach.
 
     Args:
-        method: Name of the method.
+        methods: One per stage.
         budget: What is asked.
         now: Cost of the original network.
-        smallest: The least that the method can reach, per quantity.
+        smallest: The least that the first stage can reach, per quantity.
 
     Raises:
-        BudgetError: The budget limits nothing that this method can be held to.
+        BudgetError: A limit is on something that no stage can be held to, or a stage can be held to
+            none of them.
     """
-    given: Mapping[str, Mapping[str, object]] = budget.to_dict()
-    for quantity in given:
-        if quantity not in MEASURABLE:
-            raise BudgetError(
-                f"budget: a limit on {quantity} is not offered yet: {method} can be held to "
-                f"{' and '.join(MEASURABLE)}; give macs=0.5 or params=0.5 instead"
-            )
-    limits = budget.limits(now)
-    empty = next((name for name in limits if not getattr(now, name)), None)
+    _check_held(methods, budget)
+    given = budget.to_dict()
+    asked, had, least = _amounts(budget, now), _of(now), _of(smallest)
+    least["size"] = -(-smallest.bits // 8)
+    empty = next((name for name in asked if not had[name]), None)
     if empty is not None:
         raise BudgetError(
             f"budget: the network has no {empty} to limit; expected one with convolutions or "
             "linear layers"
         )
-    rows = tuple(
+    # What a later stage can reach depends on what the earlier ones leave.
+    known = _held(methods[0])
+    rows = [
         FeasibilityRow(
-            quantity,
-            getattr(smallest, quantity),
-            getattr(now, quantity),
+            name,
+            least[name] if name in known else None,
+            had[name],
             limit,
-            str(given[quantity]["text"]),
+            str(given[name]["text"]),
         )
-        for quantity, limit in limits.items()
-    )
-    if not rows:
-        raise BudgetError("the budget is empty; give macs=0.5, params=0.5, or both")
-    return Feasibility(method, rows)
+        for name, limit in asked.items()
+    ]
+    if budget.max_drop is not None:
+        rows.append(
+            FeasibilityRow("max_drop", None, None, budget.max_drop.value, budget.max_drop.text)
+        )
+    return Feasibility(methods[0].name, tuple(rows))
 
 
-def stage_budgets(budget: Budget, original: Cost, stages: int) -> tuple[Budget, ...]:
+def stage_budgets(budget: Budget, original: Cost, methods: Sequence[Method]) -> tuple[Budget, ...]:
     """Divide the way to a budget among stages: each leaves the same fraction of the one before.
 
-    After stage k of n, original^(1 - k/n) * limit^(k/n) may remain; the last one meets the budget.
+    A stage is given the limits that it can be held to. After stage k of the n that share a
+    quantity, original^(1 - k/n) * limit^(k/n) may remain; the last one meets the limit. The last
+    stage that can be held to ``max_drop`` has all of it.
 
     Args:
         budget: What is asked of the whole run, relative to the original.
         original: Cost of the original network.
-        stages: How many there are, at least 1.
+        methods: One per stage.
 
     Returns:
         A budget in absolute numbers for each stage.
     """
-    had = {"params": original.params, "macs": original.macs}
-    result = []
-    for stage in range(1, stages + 1):
-        targets = {
-            name: round(had[name] * (limit / had[name]) ** (stage / stages))
-            for name, limit in budget.limits(original).items()
-        }
-        absolute = {
-            name: Limit(Meaning.ABSOLUTE, float(target), f"{target}")
-            for name, target in targets.items()
-        }
-        result.append(replace(budget, **absolute))
-    return tuple(result)
+    had = _of(original)
+    targets: list[dict[str, Limit]] = [{} for _ in methods]
+    for name, limit in _amounts(budget, original).items():
+        sharing = [one for one, method in enumerate(methods) if name in _held(method)]
+        for step, stage in enumerate(sharing, start=1):
+            value = round(had[name] * (limit / had[name]) ** (step / len(sharing)))
+            text = f"{value}B" if name == "size" else f"{value}"
+            targets[stage][name] = Limit(Meaning.ABSOLUTE, float(value), text)
+    careful = [one for one, method in enumerate(methods) if "max_drop" in _held(method)]
+    if budget.max_drop is not None and careful:
+        targets[careful[-1]]["max_drop"] = budget.max_drop
+    return tuple(Budget(**target) for target in targets)
+
+
+def _held(method: Method | type) -> frozenset[str]:
+    return limits_of(method) & _EXAMPLES.keys()
+
+
+def _check_held(methods: Sequence[Method], budget: Budget) -> None:
+    given = budget.to_dict()
+    if not given:
+        raise BudgetError("the budget is empty; give macs=0.5, params=0.5, or both")
+    for quantity in given:
+        if not any(quantity in _held(method) for method in methods):
+            raise _not_held(quantity, methods)
+    if "size" in given and "size" not in _held(methods[-1]):
+        last = next(one.name for one in reversed(methods) if "size" in _held(one))
+        raise BudgetError(
+            f"budget: what comes after {last} changes the values that make the file small; for a "
+            f"limit on size put {last} last"
+        )
+    for method in methods:
+        if not _held(method) & given.keys():
+            raise BudgetError(
+                f"budget: {budget} limits nothing that {method.name} can be held to; give "
+                f"{_examples(method)}, too, or leave {method.name} out"
+            )
+
+
+def _not_held(quantity: str, methods: Sequence[Method]) -> BudgetError:
+    able = sorted(name for name, method in METHODS.items() if quantity in _held(method))
+    means = [f"{one.name} can be held to {' and '.join(sorted(_held(one)))}" for one in methods]
+    others = (
+        f"{' and '.join(able)} can: for example --method {able[0]} --budget {_EXAMPLES[quantity]}"
+        if able
+        else f"no method can be held to {quantity}; give {_examples(methods[0])} instead"
+    )
+    return BudgetError(
+        f"budget: a limit on {quantity} is not offered here: {', '.join(means)}; {others}"
+    )
+
+
+def _examples(method: Method) -> str:
+    return " or ".join(_EXAMPLES[name] for name in sorted(_held(method)))
+
+
+def _amounts(budget: Budget, original: Cost) -> dict[str, int]:
+    """Give the limits on what is counted, in absolute numbers."""
+    size = budget.bytes_limit(original)
+    return budget.limits(original) | ({} if size is None else {"size": size})
+
+
+def _of(cost: Cost) -> dict[str, int]:
+    return {"params": cost.params, "macs": cost.macs, "size": cost.float_bytes}
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}"

@@ -16,7 +16,7 @@ from lissom.artifacts import Artifacts, save
 from lissom.extension import Method, ModelView, Proposal
 from lissom.graph.capture import capture
 from lissom.graph.layers import ModelGraph
-from lissom.pipeline.apply import applied, check_counts
+from lissom.pipeline.apply import applied, check_counts, packed_file
 from lissom.pipeline.checks import check_data, check_finite, check_teacher
 from lissom.pipeline.feasibility import Feasibility, feasibility, stage_budgets
 from lissom.pipeline.reporting import Run, Side, Stage, report_of
@@ -45,15 +45,19 @@ class Result:
         plan: What was done to the original.
         report: What was measured.
         onnx: Content of model.onnx.
+        packed: Content of model.lsm, where the plan quantizes or the budget limits size.
     """
 
     model: nn.Module
     plan: Plan
     report: Report
     onnx: bytes
+    packed: bytes | None = None
 
     def save(self, out: Path | str, recipe: str | None = None) -> None:
         """Write plan.json, weights.safetensors, report.json, model.onnx (and recipe.yaml).
+
+        If there is a packed file, model.lsm, too.
 
         Of several processes only the first one writes.
 
@@ -61,7 +65,8 @@ class Result:
             LissomError: The folder can't be written to; nothing is left half-written.
         """
         if Processes.here().first:
-            save(Path(out), Artifacts(self.model, self.plan, self.report, recipe, self.onnx))
+            files = (self.model, self.plan, self.report, recipe, self.onnx, self.packed)
+            save(Path(out), Artifacts(*files))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +139,11 @@ class Job:
         """
         with own_randomness():
             view = self._view(self.model, self._capture(self.model), self._base)
-            table = self._feasible(methods[0], view, budget)
+            table = self._feasible(methods, view, budget)
             check_teacher(self.model, self.settings.teacher, self.task, self.example_inputs)
             if getattr(methods[0], "trains", False):
                 return Preview(table, view.graph, None)
-            target = stage_budgets(budget, view.graph.cost, len(methods))[0]
+            target = stage_budgets(budget, view.graph.cost, methods)[0]
             with self._phase(f"decide ({methods[0].name})"):
                 return Preview(table, view.graph, methods[0].plan(view, target))
 
@@ -153,7 +158,7 @@ class Job:
         """
         with own_randomness():
             view = self._view(self.model, self._capture(self.model), self._base)
-            table = self._feasible(methods[0], view, budget)
+            table = self._feasible(methods, view, budget)
             check_teacher(self.model, self.settings.teacher, self.task, self.example_inputs)
             processes = join(self.settings.recover)
             for network in filter(None, (self.model, self.settings.teacher)):
@@ -178,11 +183,12 @@ class Job:
         settings, teacher = self.settings, self.settings.teacher or self.model
         training = Training(self.data, self.task, settings.recover, teacher, settings.logs)
         network, plan = self.model, self._base
-        for index, target in enumerate(stage_budgets(budget, graph.cost, len(methods))):
+        for index, target in enumerate(stage_budgets(budget, graph.cost, methods)):
             method, folder = methods[index], workspace.stage(index)
             if processes.world == 1 or getattr(method, "trains", False):
                 view = replace(view, train=training.of_method(method.name, network, folder))
-            proposal = self._decide(method, replace(view, score=training.score), target, folder)
+            view = replace(view, score=training.score, recalibrate=training.recalibrate)
+            proposal = self._decide(method, view, target, folder)
             network, plan = applied(network, proposal), plan + proposal.plan
             view = self._view(network, self._capture(network), plan)
             check_counts(method, target, graph, view.graph)
@@ -191,13 +197,17 @@ class Job:
                 history = training.recover(network, plan, proposal, folder)
                 processes.equalize(network)
             stages.append(Stage(method.name, proposal, raw, history))
+        limit = budget.bytes_limit(graph.cost)
+        with self._phase("pack"):
+            packed = processes.from_first(lambda: packed_file(network, plan, limit))
         after = self._evaluate("evaluate compressed", network)
         sides = Side(self.model, graph, before), Side(network, view.graph, after)
-        run = Run(self.task, sides, tuple(stages), plan, budget, table, self._facts(methods))
+        run = Run(self.task, sides, tuple(stages), plan, table, self._facts(methods), packed)
         report, onnx = processes.from_first(
             lambda: report_of(run, self.example_inputs, self.settings.latency, self.seconds)
         )
-        return Result(network.eval(), plan, report, onnx)
+        content = None if packed is None else packed.content
+        return Result(network.eval(), plan, report, onnx, content)
 
     def _capture(self, model: nn.Module) -> ModelGraph:
         with self._phase("capture"):
@@ -222,9 +232,9 @@ class Job:
             base=base,
         )
 
-    def _feasible(self, method: Method, view: ModelView, budget: Budget) -> Feasibility:
+    def _feasible(self, methods: Sequence[Method], view: ModelView, budget: Budget) -> Feasibility:
         with self._phase("feasibility"):
-            table = feasibility(method.name, budget, view.graph.cost, method.smallest(view))
+            table = feasibility(methods, budget, view.graph.cost, methods[0].smallest(view))
         self.settings.say(table.table)
         table.check()
         return table

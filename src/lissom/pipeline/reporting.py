@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, count
 from pathlib import Path
@@ -17,9 +17,9 @@ from lissom.extension import Proposal
 from lissom.graph.layers import ModelGraph
 from lissom.measure.latency import Conditions, Latency, onnx_latency
 from lissom.measure.memory import peak_activation_bytes
+from lissom.packed.writer import PackedFile
 from lissom.pipeline.feasibility import Feasibility
 from lissom.pipeline.layer_rows import layer_rows
-from lissom.plan.budget import Budget
 from lissom.plan.cost import Cost
 from lissom.plan.plan import Plan
 from lissom.report.provenance import gather_provenance
@@ -34,6 +34,7 @@ from lissom.task import Task
 from lissom.train.history import History
 
 ORIGINAL, COMPRESSED = "original", "compressed"
+_ROUNDING = 1e-9  # of a difference of two metrics, in points
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +78,18 @@ class Run:
         sides: The original and the compressed network.
         stages: In order.
         plan: All decisions.
-        budget: What was asked.
-        feasibility: What could be reached.
+        feasibility: What was asked and what could be reached.
         settings: Settings that change the meaning of the report.
+        packed: The packed file of the compressed network; None where none is written.
     """
 
     task: Task
     sides: tuple[Side, Side]
     stages: tuple[Stage, ...]
     plan: Plan
-    budget: Budget
     feasibility: Feasibility
     settings: Mapping[str, Any]
+    packed: PackedFile | None = None
 
 
 def report_of(
@@ -116,17 +117,21 @@ def report_of(
     original, compressed = run.sides
     last = run.stages[-1]
     predicted = last.proposal.predicted
+    size = None if run.packed is None else len(run.packed.content)
+    measured = (
+        _measured(run.task, original, example_inputs, latencies[ORIGINAL]),
+        replace(
+            _measured(run.task, compressed, example_inputs, latencies[COMPRESSED], size),
+            metric_raw=last.raw,
+        ),
+    )
+    budget = _budget_rows(run.feasibility, *measured)
     report = Report(
         method="+".join(stage.method for stage in run.stages),
         source="" if run.plan.source is None else run.plan.source.spec,
-        original=_measured(run.task, original, example_inputs, latencies[ORIGINAL]),
-        compressed=replace(
-            _measured(run.task, compressed, example_inputs, latencies[COMPRESSED]),
-            metric_raw=last.raw,
-        ),
-        budget=_budget_rows(
-            run.budget, run.feasibility, original.graph.cost, compressed.graph.cost
-        ),
+        original=measured[0],
+        compressed=measured[1],
+        budget=budget,
         layers=tuple(
             layer_rows(original.graph, compressed.graph, [stage.proposal for stage in run.stages])
         ),
@@ -143,7 +148,7 @@ def report_of(
         evidence=_evidence(run.stages, original.graph.notes),
         predicted={"params": predicted.params, "macs": predicted.macs},
         onnx=asdict(check),
-        warnings=_warnings(compressed.graph.cost, predicted),
+        warnings=(*_warnings(compressed.graph.cost, predicted), *_losses(budget)),
         methods=_sections(run.stages),
     )
     return report, content
@@ -187,13 +192,17 @@ def _exported(
 
 
 def _measured(
-    task: Task, side: Side, example_inputs: tuple[Tensor, ...], latency: Latency
+    task: Task,
+    side: Side,
+    example_inputs: tuple[Tensor, ...],
+    latency: Latency,
+    size: int | None = None,
 ) -> Measured:
     metric = task.metric
     return Measured(
         params=side.graph.cost.params,
         macs=side.graph.cost.macs,
-        size_bytes=len(weights_content(side.model)),
+        size_bytes=len(weights_content(side.model)) if size is None else size,
         metric=MetricValue(metric.name, side.metric, metric.unit, metric.higher_is_better),
         latency_ms=latency.median_ms,
         latency=latency.to_dict(),
@@ -202,20 +211,33 @@ def _measured(
 
 
 def _budget_rows(
-    budget: Budget, feasibility: Feasibility, original: Cost, now: Cost
+    feasibility: Feasibility, original: Measured, now: Measured
 ) -> tuple[BudgetRow, ...]:
-    smallest = {row.quantity: row for row in feasibility.rows}
-    return tuple(
-        BudgetRow(
-            quantity=quantity,
-            asked=smallest[quantity].text,
-            limit=limit,
-            measured=getattr(now, quantity),
-            met=getattr(now, quantity) <= limit,
-            smallest=smallest[quantity].smallest,
-        )
-        for quantity, limit in budget.limits(original).items()
-    )
+    has: dict[str, float | None] = {"params": now.params, "macs": now.macs, "size": now.size_bytes}
+    has["max_drop"] = _points_lost(original.metric, now.metric)
+    rows = []
+    for row in feasibility.rows:
+        measured = has[row.quantity]
+        met = measured is not None and measured <= row.asked + _ROUNDING
+        rows.append(BudgetRow(row.quantity, row.text, row.asked, measured, met, row.smallest))
+    return tuple(rows)
+
+
+def _points_lost(before: MetricValue | None, after: MetricValue | None) -> float | None:
+    """Give how much worse the metric became: percentage points of a fraction, else in its unit."""
+    if before is None or after is None or before.value is None or after.value is None:
+        return None
+    lost = before.value - after.value if after.higher_is_better else after.value - before.value
+    return 100 * lost if after.unit == "fraction" else lost
+
+
+def _losses(budget: Sequence[BudgetRow]) -> Iterator[str]:
+    for row in budget:
+        if row.quantity == "max_drop" and not row.met:
+            yield (
+                f"max_drop={row.asked}: the test set lost {row.measured or 0:.2f} points; the "
+                "method kept to the limit on held-out data, which promises less than it seems"
+            )
 
 
 def _warnings(measured: Cost, predicted: Cost) -> tuple[str, ...]:

@@ -69,7 +69,8 @@ class Budget:
         macs: Multiply-accumulates of one sample.
         size: Bytes of the one file that ``lissom.load`` opens.
         latency: Milliseconds, median.
-        max_drop: Points of the metric that may be lost.
+        max_drop: Points of the metric that may be lost (percentage points of a fraction); chosen on
+            held-out data, reported on the test set.
     """
 
     params: Limit | None = None
@@ -119,6 +120,19 @@ class Budget:
             for name, limit in asked.items()
             if limit is not None
         }
+
+    def bytes_limit(self, original: Cost) -> int | None:
+        """Give the most bytes that the file may have, rounded down; None where not asked.
+
+        Fractions and ratios are of the original's parameters as float32: 4 bytes each, nothing else
+        counted.
+
+        Args:
+            original: Cost of the original network.
+        """
+        if self.size is None:
+            return None
+        return math.floor(self.size.resolve(original.float_bytes))
 
     def met(self, original: Cost, now: Cost) -> bool:
         """Say whether the limits on counts hold; size, latency and quality are measured elsewhere.

@@ -20,6 +20,11 @@ class Cost:
     macs: int = 0
     bits: int = 0
 
+    @property
+    def float_bytes(self) -> int:
+        """Bytes of the parameters as float32, 4 each: what sizes are compared with."""
+        return 4 * self.params
+
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.params + other.params, self.macs + other.macs, self.bits + other.bits)
 

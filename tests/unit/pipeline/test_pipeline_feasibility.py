@@ -1,15 +1,28 @@
+from dataclasses import dataclass
+
 import pytest
 
 from lissom.errors import BudgetError
+from lissom.pipeline import feasibility as module
 from lissom.pipeline.feasibility import feasibility, stage_budgets
 from lissom.plan.budget import Budget
 from lissom.plan.cost import Cost
 
-NOW, SMALLEST = Cost(1_000, 2_000_000, 32_000), Cost(100, 400_000, 3_200)
+NOW, SMALLEST = Cost(1_000, 2_000_000, 32_000), Cost(100, 400_000, 3_201)
 
 
-def compared(budget: str, now: Cost = NOW):
-    return feasibility("hmc", Budget.parse(budget), now, SMALLEST)
+@dataclass(frozen=True)
+class Held:
+    name: str
+    limits: frozenset[str]
+
+
+HMC = Held("hmc", frozenset({"macs", "params"}))
+LEVELS = Held("levels", frozenset({"size", "max_drop"}))
+
+
+def compared(budget: str, *methods: Held, now: Cost = NOW):
+    return feasibility(methods or [HMC], Budget.parse(budget), now, SMALLEST)
 
 
 def test_each_limit_has_a_row() -> None:
@@ -25,34 +38,86 @@ def test_each_limit_has_a_row() -> None:
     assert ["macs", "400,000", "2,000,000", "1,000,000"] in lines
 
 
+def test_bytes_and_points_have_rows_too() -> None:
+    table = compared("size=8x,max_drop=1.5", LEVELS)
+    table.check()
+    rows = {row.quantity: (row.smallest, row.now, row.asked, row.text) for row in table.rows}
+    assert rows == {"size": (401, 4_000, 500, "8x"), "max_drop": (None, None, 1.5, "1.5")}
+    lines = [line.split() for line in table.table.splitlines()]
+    assert lines[1:] == [["size", "401", "4,000", "500"], ["max_drop", "-", "-", "1.5"]]
+
+
 def test_the_smallest_reachable_is_feasible_and_one_less_is_not() -> None:
     compared("macs=400000").check()
     table = compared("macs=399999")
     assert not table.rows[0].feasible
-    with pytest.raises(BudgetError, match=r"can reach is 400,000 \(macs=0\.200\)\. Allow more"):
+    with pytest.raises(BudgetError, match=r"\(macs=0\.200\)\. Allow more, set round_to=1, or ign"):
         table.check()
+    compared("size=401B", LEVELS).check()
+    with pytest.raises(BudgetError, match=r"reach is 401 \(size=0\.100\)\. Allow more, or ignore"):
+        compared("size=400B", LEVELS).check()
 
 
-@pytest.mark.parametrize("budget", ["size=0.5", "latency=2ms", "max_drop=1", "macs=0.5,size=40kB"])
-def test_what_is_not_offered_is_said(budget: str) -> None:
-    with pytest.raises(BudgetError, match=r"is not offered yet: hmc can be held to macs and param"):
+def test_what_a_later_stage_reaches_is_not_known_beforehand() -> None:
+    table = compared("macs=0.5,size=1B", HMC, LEVELS)
+    assert {row.quantity: row.smallest for row in table.rows} == {"macs": 400_000, "size": None}
+    table.check()
+
+
+@pytest.mark.parametrize("budget", ["size=0.5", "max_drop=1", "macs=0.5,size=40kB"])
+def test_what_a_method_can_not_be_held_to_is_said_with_those_that_can(
+    budget: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "METHODS", {"hmc": HMC, "levels": LEVELS})
+    quantity, example = ("max_drop", "1.0") if "max" in budget else ("size", "25x")
+    with pytest.raises(BudgetError) as caught:
         compared(budget)
+    assert str(caught.value) == (
+        f"budget: a limit on {quantity} is not offered here: hmc can be held to macs and params; "
+        f"levels can: for example --method levels --budget {quantity}={example}"
+    )
+
+
+def test_what_no_method_can_be_held_to_is_said() -> None:
+    with pytest.raises(BudgetError, match=r"no method can be held to latency; give macs=0\.5 or p"):
+        compared("latency=2ms")
+
+
+def test_stages_without_a_limit_and_stages_after_the_last_that_minds_bytes_are_refused() -> None:
+    with pytest.raises(BudgetError, match="size=8x limits nothing that hmc can be held to; give m"):
+        compared("size=8x", HMC, LEVELS)
+    with pytest.raises(BudgetError, match="for a limit on size put levels last"):
+        compared("size=8x,macs=0.5", LEVELS, HMC)
 
 
 def test_an_empty_budget_and_an_empty_network_are_refused() -> None:
     with pytest.raises(BudgetError, match="the budget is empty"):
-        feasibility("hmc", Budget(), NOW, SMALLEST)
+        feasibility([HMC], Budget(), NOW, SMALLEST)
     with pytest.raises(BudgetError, match="the network has no macs to limit"):
         compared("macs=0.5", now=Cost(10, 0, 320))
 
 
 def test_one_stage_has_the_whole_budget_in_absolute_numbers() -> None:
     budget = Budget.parse("macs=0.3,params=7x")
-    (only,) = stage_budgets(budget, NOW, 1)
+    (only,) = stage_budgets(budget, NOW, [HMC])
     assert only.limits(Cost(1, 1)) == budget.limits(NOW)
+    (only,) = stage_budgets(Budget.parse("size=7x,max_drop=2"), NOW, [LEVELS])
+    assert (only.bytes_limit(Cost(1, 1)), only.max_drop.value) == (571, 2)
+    assert str(only) == "size=571B,max_drop=2"
 
 
 def test_the_last_of_many_stages_meets_the_budget_and_each_leaves_the_same_fraction() -> None:
     budget = Budget.parse("macs=0.125")
-    limits = [one.limits(Cost(1, 1))["macs"] for one in stage_budgets(budget, NOW, 3)]
+    limits = [one.limits(Cost(1, 1))["macs"] for one in stage_budgets(budget, NOW, [HMC] * 3)]
     assert limits == [1_000_000, 500_000, 250_000]
+
+
+def test_each_stage_is_given_what_it_can_be_held_to() -> None:
+    budget = Budget.parse("macs=0.25,size=4x,max_drop=1")
+    both = Held("both", frozenset({"macs", "size", "max_drop"}))
+    first, second, third = stage_budgets(budget, NOW, [HMC, both, LEVELS])
+    assert [str(one) for one in (first, second, third)] == [
+        "macs=1000000",
+        "macs=500000,size=2000B",
+        "size=1000B,max_drop=1",
+    ]

@@ -8,6 +8,7 @@ from lissom.extension import Proposal
 from lissom.graph.capture import capture
 from lissom.measure.latency import Conditions
 from lissom.measure.memory import peak_activation_bytes
+from lissom.methods.edp import Edp
 from lissom.pipeline.feasibility import feasibility
 from lissom.pipeline.reporting import Run, Side, Stage, report_of
 from lissom.plan.budget import Budget
@@ -45,8 +46,7 @@ def reported(*stages: tuple[str, Proposal]) -> Report:
             Stage(name, decided, 0.7, History((), "cpu", "32", "no")) for name, decided in stages
         ),
         Plan(()),
-        budget,
-        feasibility("edp", budget, graphs[0].cost, graphs[1].cost),
+        feasibility([Edp()], budget, graphs[0].cost, graphs[1].cost),
         {"recover": {"seed": 3}},
     )
     report, _ = report_of(run, INPUTS, Conditions(runs=2, warmup=0), {})

@@ -41,6 +41,20 @@ def test_exact_ratio_is_not_rounded_away() -> None:
     assert Budget.parse("params=49x").limits(Cost(params=49)) == {"params": 1}
 
 
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("size=25x", 136_482),  # 4 * 853,018 / 25 = 136,482.88
+        ("size=0.25", 853_018),
+        ("size=40kB", 40_000),
+        ("size=1.5B", 1),
+        ("macs=0.5", None),
+    ],
+)
+def test_limits_on_bytes_are_of_the_parameters_as_float32(text, limit) -> None:
+    assert Budget.parse(text).bytes_limit(ORIGINAL) == limit
+
+
 def test_base_units() -> None:
     budget = Budget.parse("size=40kB,latency=1.5s,max_drop=0.5")
     assert budget.size is not None
