@@ -8,10 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lissom.quantization.levels import levels_of, quantized
-from lissom.quantization.rate import code_lengths, expected_bits, magnitude_counts
+from lissom.quantization.levelled import Levelled
+from lissom.quantization.levels import held, levels_of, quantized
+from lissom.quantization.rate import (
+    code_lengths,
+    expected_bits,
+    magnitude_counts,
+    threshold_saving,
+)
 
 _NARROWEST = 1e-8
+_MOST_LEVELS = 128  # 8 bits
 
 
 class DeadZone(nn.Module):
@@ -25,9 +32,13 @@ class DeadZone(nn.Module):
         tau: Of the dead zone; -infinity is plain rounding.
         rho: Log of the range in steps.
         lengths: l(k) of the moving histogram of magnitudes, (limit + 1,), a buffer.
+        fixed: Levels that hold, int16, a buffer; of no meaning before ``hold``.
+        holds: Whether they do; the step then moves relative to the deviation at that time.
     """
 
     lengths: Tensor
+    fixed: Tensor
+    deviation: Tensor
 
     def __init__(self, weight: Tensor, bits: int = 4, dead: float = 0.1) -> None:
         """Start with ``bits`` bits over the weight's range, and nearly plain rounding.
@@ -50,11 +61,15 @@ class DeadZone(nn.Module):
         self.tau = nn.Parameter(torch.tensor(math.log(math.expm1(dead))))
         self.rho = nn.Parameter(torch.tensor(math.log(largest)))
         self.register_buffer("lengths", torch.ones(2 ** (bits - 1) + 1))
+        self.register_buffer("fixed", torch.zeros_like(weight, dtype=torch.int16))
+        self.register_buffer("deviation", torch.tensor(deviation))
+        self.holds = False
         self.refresh(weight)
 
     def step(self, weight: Tensor) -> Tensor:
         """Give s for a weight."""
-        return weight.detach().std().clamp_min(_NARROWEST) * self.sigma.exp()
+        deviation = self.deviation if self.holds else weight.detach().std().clamp_min(_NARROWEST)
+        return deviation * self.sigma.exp()
 
     def threshold(self, weight: Tensor) -> Tensor:
         """Give t for a weight."""
@@ -62,23 +77,59 @@ class DeadZone(nn.Module):
 
     @property
     def largest(self) -> Tensor:
-        """Give q_max, at least 1, with a gradient."""
-        return self.rho.exp().clamp_min(1)
+        """Give q_max, 1 to 128, with a gradient."""
+        return self.rho.exp().clamp(1, _MOST_LEVELS)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Give w^, with gradients for the weight and the three numbers."""
+        """Give w^, with gradients for the weight and the three numbers; once held for s alone."""
+        if self.holds:
+            return held(weight, self.step(weight), (self.tau, self.rho), self.fixed)
         return quantized(weight, self.step(weight), self.threshold(weight), self.largest)
 
     @torch.no_grad()
     def levels(self, weight: Tensor) -> Tensor:
         """Give q as int32."""
+        if self.holds:
+            return self.fixed.to(torch.int32)
         largest = self.largest.ceil()
         found = levels_of(weight, self.step(weight), self.threshold(weight), largest)
         return found.to(torch.int32)
 
     def bits(self, weight: Tensor) -> Tensor:
-        """Give what a coder of the last refreshed histogram would charge, differentiable."""
-        return expected_bits(weight, self.step(weight), self.lengths)
+        """Give what a coder of the last refreshed histogram would charge, differentiable.
+
+        The dead zone has a gradient without a value: what its weights cost is in the histogram.
+        """
+        saving = threshold_saving(weight, self.threshold(weight), self.lengths)
+        return expected_bits(weight, self.step(weight), self.lengths) + saving
+
+    @torch.no_grad()
+    def entropy(self, weight: Tensor) -> Tensor:
+        """Give the bits that an ideal coder of magnitudes, with plain signs, takes for the levels.
+
+        Returns:
+            float64, a scalar, for all levels together.
+        """
+        counts = magnitude_counts(self.levels(weight), _MOST_LEVELS).double()
+        shares = counts / counts.sum()
+        return counts.sum() * torch.special.entr(shares).sum() / math.log(2) + counts[1:].sum()
+
+    @torch.no_grad()
+    def levelled(self, weight: Tensor) -> Levelled:
+        """Give levels and step as they are now, on the CPU."""
+        return Levelled(self.levels(weight).cpu(), self.step(weight).float().cpu())
+
+    @torch.no_grad()
+    def hold(self, weight: Tensor, levels: Tensor) -> None:
+        """Keep levels from now on: the weight has no influence any more.
+
+        Args:
+            weight: As it is now; its deviation becomes the unit of the step.
+            levels: q, the weight's shape.
+        """
+        self.deviation.copy_(weight.std().clamp_min(_NARROWEST))
+        self.fixed.copy_(levels)
+        self.holds = True
 
     @torch.no_grad()
     def refresh(self, weight: Tensor, keep: float = 0.0) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_WIDTH = 0.2  # of the sigmoid that stands for the mask in the gradient, in thresholds
+SURROGATE_WIDTH = 0.2  # of the sigmoid that stands for the mask in the gradient, in thresholds
 
 
 def levels_of(weight: Tensor, step: Tensor, threshold: Tensor, largest: Tensor) -> Tensor:
@@ -53,6 +53,35 @@ def quantized(weight: Tensor, step: Tensor, threshold: Tensor, largest: Tensor) 
     return found
 
 
+def held(weight: Tensor, step: Tensor, others: tuple[Tensor, ...], levels: Tensor) -> Tensor:
+    """Give s q for levels that no longer depend on the weight.
+
+    The gradient reaches s alone; weight and ``others`` receive zeros rather than nothing, because
+    processes that train together must all have a gradient for the same parameters.
+
+    Args:
+        weight: What the levels were found for.
+        step: s, a scalar.
+        others: Further parameters of the quantizer.
+        levels: q, the weight's shape.
+    """
+    found: Tensor = _Hold.apply(weight, step, levels, *others)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Hold(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, step: Tensor, levels: Tensor, *others: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, step, levels, *others)
+        return step * levels.to(weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weight, step, levels, *others = ctx.saved_tensors
+        to_step = (gradient * levels).sum().reshape(step.shape)
+        return torch.zeros_like(weight), to_step, None, *map(torch.zeros_like, others)
+
+
 class _Quantize(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -71,7 +100,7 @@ class _Quantize(torch.autograd.Function):
         signed = gradient * weight.sign()
         magnitude = sizes.round().clamp_min(1).minimum(top)
         to_step = torch.where(inside, magnitude - sizes, top) * kept
-        width = _WIDTH * threshold
+        width = SURROGATE_WIDTH * threshold
         soft = torch.sigmoid((weight.abs() - threshold) / width)
         to_threshold = -step * magnitude * soft * (1 - soft) / width
         return (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lissom.quantization.levels import SURROGATE_WIDTH
+
 _PSEUDO_COUNT = 0.5
 
 
@@ -48,6 +50,22 @@ def expected_bits(weight: Tensor, step: Tensor, lengths: Tensor) -> Tensor:
     low = lengths[below.to(torch.int64)]
     high = lengths[(below + 1).clamp_max(top).to(torch.int64)]
     return (low + (sizes - below) * (high - low)).sum()
+
+
+def threshold_saving(weight: Tensor, threshold: Tensor, lengths: Tensor) -> Tensor:
+    """Give 0, with the gradient that says what a wider dead zone saves.
+
+    dR/dt = - sum sigma'((|w| - t) / (0.2 t)) (l(1) - l(0)): the weights near the threshold, by the
+    surrogate that the quantizer's own gradient uses.
+
+    Args:
+        weight: w, any shape; receives no gradient.
+        threshold: t, a scalar.
+        lengths: l, (q_max + 1,).
+    """
+    width = SURROGATE_WIDTH * threshold.detach()
+    kept = torch.sigmoid((weight.detach().abs() - threshold) / width).sum()
+    return (kept - kept.detach()) * (lengths[1] - lengths[0])
 
 
 def binary_entropy_bits(density: Tensor, bits: Tensor, count: int) -> Tensor:

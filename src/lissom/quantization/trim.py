@@ -1,0 +1,117 @@
+"""Make levels cheaper until the file fits: towards zero only, where it harms least."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lissom.quantization.rate import code_lengths, magnitude_counts
+
+_TRIES = 40
+_CLOSE = 0.998  # of the limit: near enough
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmable:
+    """A tensor whose levels may become cheaper.
+
+    Attributes:
+        weight: w, what the levels stand for.
+        levels: q, int32, the same shape.
+        step: s > 0, a scalar.
+        curvature: What a squared error costs, broadcastable; only ratios between tensors matter.
+    """
+
+    weight: Tensor
+    levels: Tensor
+    step: Tensor
+    curvature: Tensor
+
+
+def cheaper(tensor: Trimmable, lengths: Tensor, price: float) -> Tensor:
+    """Give argmin over 0 <= k <= |q| of h (|w| - s k)^2 + mu l(k), with the sign of q.
+
+    Args:
+        tensor: h, w, q, s.
+        lengths: l, bits of a magnitude with its sign, at least (max |q| + 1,).
+        price: mu; 0 changes nothing.
+
+    Returns:
+        Levels, int32; ties keep the larger magnitude.
+    """
+    size = tensor.weight.abs().double()
+    now = tensor.levels.abs()
+    curvature, step = tensor.curvature.double(), tensor.step.double()
+    prices = price * lengths.double()
+
+    def cost(level: Tensor | int) -> Tensor:
+        return curvature * (size - step * level).square()
+
+    best = cost(now) + prices[now.to(torch.int64)]
+    chosen = now.clone()
+    for level in range(int(now.max()) if now.numel() else 0):
+        mine = cost(level) + prices[level]
+        better = (mine < best) & (level < now)
+        best, chosen = torch.where(better, mine, best), chosen.masked_fill(better, level)
+    return chosen * tensor.levels.sign()
+
+
+def trimmed(
+    tensors: Mapping[str, Trimmable], limit: float, measure: Callable[[Mapping[str, Tensor]], float]
+) -> dict[str, Tensor]:
+    """Make levels cheaper until ``measure`` gives at most ``limit``, with one price for all.
+
+    Args:
+        tensors: By name.
+        limit: In the units of ``measure``.
+        measure: Size of given levels; falls, on the whole, as they become cheaper.
+
+    Returns:
+        The levels; unchanged where they fit. Where even zeros exceed the limit, zeros.
+    """
+    now = {name: tensor.levels for name, tensor in tensors.items()}
+    if measure(now) <= limit:
+        return now
+    tables = {name: _lengths(levels) for name, levels in now.items()}
+
+    def at(price: float) -> dict[str, Tensor]:
+        return {name: cheaper(one, tables[name], price) for name, one in tensors.items()}
+
+    low, high = 0.0, _first_price(tensors)
+    found = at(high)
+    for _ in range(_TRIES):
+        if measure(found) <= limit:
+            break
+        low, high = high, high * 4
+        found = at(high)
+    else:
+        return {name: torch.zeros_like(levels) for name, levels in now.items()}
+    for _ in range(_TRIES):
+        middle = math.sqrt(low * high) if low else high / 4
+        attempt = at(middle)
+        size = measure(attempt)
+        if size > limit:
+            low = middle
+            continue
+        found, high = attempt, middle
+        if size >= _CLOSE * limit:
+            break
+    return found
+
+
+def _lengths(levels: Tensor) -> Tensor:
+    top = max(int(levels.abs().max()) if levels.numel() else 0, 1)
+    return code_lengths(magnitude_counts(levels, top))
+
+
+def _first_price(tensors: Mapping[str, Trimmable]) -> float:
+    """Give a small price: a hundredth of what rounding errors cost on the average."""
+    costs = [
+        float((one.curvature.double() * one.step.double().square()).mean())
+        for one in tensors.values()
+    ]
+    return max(sum(costs) / len(costs) / 100, 1e-300)
