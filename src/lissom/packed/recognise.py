@@ -14,21 +14,31 @@ Floats = NDArray[np.float32]
 _LARGEST = 1 << 15
 _SMALLEST = 16  # the smallest magnitude may be this level
 _FEWEST = 9  # values that a channel needs for a scale of its own
+_SCALE_BITS = 8  # about, in the file
 
 
 def packable(values: Tensor) -> Packable:
     """Give a tensor as levels if it is exactly that, to the bit, and else as it is.
+
+    Where the scales of channels have few digits, the tensor has one scale too, of much larger
+    levels: the smaller form is taken.
 
     Args:
         values: Any shape and type.
     """
     if values.dtype == torch.float32 and values.ndim >= 2 and values.numel():
         flat = values.detach().cpu().reshape(values.shape[0], -1).numpy()
-        for scale in (_scale(flat), _channel_scales(flat)):
-            found = None if scale is None else _levels(values, scale)
-            if found is not None:
-                return found
+        scales = (_scale(flat), _channel_scales(flat))
+        found = [_levels(values, scale) for scale in scales if scale is not None]
+        forms = [form for form in found if form is not None]
+        if forms:
+            return min(forms, key=_about_bits)
     return Stored(values)
+
+
+def _about_bits(form: Levels) -> float:
+    sizes = form.levels.abs().double()
+    return float((1 + sizes).log2().sum()) + _SCALE_BITS * form.scale.numel()
 
 
 def _levels(values: Tensor, scale: Tensor) -> Levels | None:
@@ -42,15 +52,22 @@ def _levels(values: Tensor, scale: Tensor) -> Levels | None:
 
 
 def _channel_scales(rows: Floats) -> Tensor | None:
+    """Give a scale per row; a row of zeros has that of the row before, which costs least."""
     if rows.shape[1] < _FEWEST:
         return None
-    scales = []
+    scales: list[Tensor] = []
+    waiting = 0
     for row in rows:
+        if not row.any():
+            scales += scales[-1:]
+            waiting += not scales
+            continue
         scale = _scale(row)
         if scale is None:
             return None
-        scales.append(scale)
-    return torch.stack(scales)
+        scales += [scale] * (1 + waiting)
+        waiting = 0
+    return torch.stack(scales) if scales else None
 
 
 def _scale(values: Floats) -> Tensor | None:

@@ -38,3 +38,21 @@ def test_zeros_are_levels() -> None:
     found = packable(torch.zeros(4, 4))
     assert isinstance(found, Levels)
     assert same(found.tensor(), torch.zeros(4, 4))
+
+
+def test_channel_scales_of_few_digits_are_not_taken_for_one_scale() -> None:
+    levels = torch.from_numpy(kernels((8, 6, 3, 3), 0.4))
+    scale = torch.tensor([9, 11, 13, 15, 10, 12, 14, 8]) / 64
+    found = packable(Levels(levels, scale).tensor())
+    assert isinstance(found, Levels)
+    assert torch.equal(found.scale, scale)
+    assert torch.equal(found.levels, levels)
+
+
+def test_channels_of_zeros_have_the_scale_beside_them() -> None:
+    levels = torch.from_numpy(kernels((5, 6, 3, 3), 0.4))
+    levels[0] = levels[1] = levels[3] = 0
+    scale = torch.rand(5) + 0.1
+    found = packable(Levels(levels, scale).tensor())
+    assert isinstance(found, Levels)
+    assert torch.equal(found.scale, scale[[2, 2, 2, 2, 4]])
