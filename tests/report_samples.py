@@ -154,3 +154,45 @@ LEARNED = replace(
         }
     },
 )
+
+PACKED = replace(
+    REPORT,
+    method="ajc",
+    layers=tuple(
+        replace(
+            row,
+            sensitivities={},
+            group="",
+            after=replace(row.after, weight_bits=3, density=0.25) if row.unit else row.after,
+        )
+        for row in LAYERS
+    ),
+    storage={
+        "original_bytes": 20_968,
+        "bytes": {
+            "r1_no_index": 300.5,
+            "r2_relative_index": 524.2,
+            "r3_entropy_bound": 419.36,
+            "r4_file": 1048,
+        },
+        "ratios": {
+            "r1_no_index": 69.777,
+            "r2_relative_index": 40.0,
+            "r3_entropy_bound": 50.0,
+            "r4_file": 20.0076,
+        },
+        "by_kind": {
+            "levels": 400,
+            "scales": 20,
+            "plain_weights": 0,
+            "norms_and_biases": 128,
+            "header_and_plan": 500,
+        },
+        "estimates": {"mask": 210.3},
+        "baselines": {
+            "original_lzma": 19_000,
+            "original_int8_onnx": 10_484,
+            "levels_nncodec": None,
+        },
+    },
+)

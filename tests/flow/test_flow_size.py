@@ -50,7 +50,7 @@ class Rounded:
         decisions, values = [], {}
         for name, layer in view.model.named_modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                levels = torch.round(layer.weight.detach() / step)
+                levels = torch.round(layer.weight.detach() / step) + 0.0  # no zeros with a sign
                 bits = 1 + max(int(levels.abs().max()) - 1, 0).bit_length()
                 count = int(levels.count_nonzero())
                 decisions.append(Quantize(name, bits, count, channel_scales=False))
@@ -107,6 +107,34 @@ def test_the_file_that_was_asked_for_is_written_and_measured(
     assert pack_folder(tmp_path).content == result.packed
     folder, file = (lissom.load(tmp_path / part, model=network()) for part in (".", "model.lsm"))
     assert weights_content(folder) == weights_content(file) == weights_content(result.model)
+
+
+def test_the_report_accounts_for_every_byte(result: lissom.Result) -> None:
+    found = result.report.storage
+    size, params = len(result.packed), result.report.original.params
+    assert found["original_bytes"] == 4 * params
+    assert found["bytes"]["r4_file"] == size
+    assert found["ratios"]["r4_file"] == pytest.approx(4 * params / size)
+    assert sum(found["by_kind"].values()) == size
+    assert found["by_kind"]["plain_weights"] == 0
+    # Places cost something: run lengths more than the entropy of the levels with their zeros.
+    counted = [found["bytes"][name] for name in ("r1_no_index", "r3_entropy_bound")]
+    assert counted[0] < counted[1] < found["bytes"]["r2_relative_index"]
+    others = found["baselines"]
+    assert size < others["original_int8_onnx"] < others["original_lzma"] < 4 * params + 4_000
+    assert others["levels_nncodec"] is None or others["levels_nncodec"] > 0
+    for row in result.report.layers:
+        assert (row.after.weight_bits is not None) == (row.kind in ("conv2d", "linear"))
+    spent = sum(row.after.weight_bits * _nonzero(result, row.name) for row in _quantized(result))
+    assert found["bytes"]["r1_no_index"] * 8 == spent
+
+
+def _quantized(result: lissom.Result) -> list:
+    return [row for row in result.report.layers if row.after.weight_bits is not None]
+
+
+def _nonzero(result: lissom.Result, name: str) -> int:
+    return int(result.model.get_submodule(name).weight.count_nonzero())
 
 
 def test_what_the_test_set_loses_is_a_row_in_points_and_a_warning_where_it_is_too_much(

@@ -37,9 +37,10 @@ def compress(  # noqa: PLR0913  (the public face: network, data, task, method, b
         example_inputs: One batch of inputs: only their shapes matter.
         data: What it is measured and recovered on.
         task: Loss, metric, inputs; classification by default.
-        method: Name of a method, a method with its settings, or several, applied in turn: each
-            then goes the same fraction of the way.
-        budget: Such as ``macs=0.5`` or ``macs=0.5,params=0.4``.
+        method: Name of a method, a method with its settings, or several, applied in turn: those
+            that share a limit then go the same fraction of the way each.
+        budget: Such as ``macs=0.5``, ``macs=0.5,params=0.4``, ``size=25x`` (bytes of the file) or
+            ``max_drop=1.0`` (points of the metric); which of these, the method says.
         settings: Everything else.
 
     Returns:

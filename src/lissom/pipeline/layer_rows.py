@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -13,6 +13,8 @@ from lissom.plan.decision import Decision
 from lissom.plan.keep_channels import KeepChannels
 from lissom.plan.low_rank import ChannelSVD, Tucker2
 from lissom.plan.merge import Merge
+from lissom.plan.predict import BITS_PER_PARAMETER
+from lissom.plan.quantize import Quantize
 from lissom.report.report import LayerRow, LayerState
 
 
@@ -23,7 +25,10 @@ class _Factors:
 
 
 def layer_rows(
-    original: ModelGraph, compressed: ModelGraph, proposals: Sequence[Proposal]
+    original: ModelGraph,
+    compressed: ModelGraph,
+    proposals: Sequence[Proposal],
+    weights: Mapping[str, int],
 ) -> list[LayerRow]:
     """Give one row per layer of the original, with what became of it.
 
@@ -32,12 +37,14 @@ def layer_rows(
         compressed: What the new one is made of, measured on itself.
         proposals: What each stage decided, in order; labels, units and sensitivities are the
             first's.
+        weights: Values in the weight of each layer of the new one.
     """
     first = proposals[0]
     after = _by_original(original, compressed)
     # The plan may begin with decisions of earlier runs, which made what is the original here.
     decisions = [one for proposal in proposals for one in proposal.plan.decisions]
     cut, factors = _cut_layers(decisions), _factors(decisions)
+    levels = {one.layer: one for one in decisions if isinstance(one, Quantize)}
     units = {
         layer: unit["name"] for unit in first.evidence.get("units", ()) for layer in unit["layers"]
     }
@@ -50,10 +57,10 @@ def layer_rows(
                 name=spec.name,
                 kind=spec.kind,
                 before=_state([spec], _Factors()),
-                after=_state(parts, of_layer),
+                after=_quantized(_state(parts, of_layer), parts, levels, weights),
                 unit=units.get(spec.name, ""),
                 group=first.labels.get(spec.name, "") if spec.cost.macs else "",
-                decision=_decision_text(spec, parts, of_layer, cut),
+                decision=_decision_text(spec, parts, of_layer, cut, levels),
                 sensitivities=first.sensitivities.get(spec.name, {}),
             )
         )
@@ -93,11 +100,34 @@ def _state(parts: Sequence[LayerSpec], factors: _Factors) -> LayerState:
     return LayerState(cost, inputs, outputs, *ranks)
 
 
+def _quantized(
+    state: LayerState,
+    parts: Sequence[LayerSpec],
+    levels: Mapping[str, Quantize],
+    weights: Mapping[str, int],
+) -> LayerState:
+    """Add bits and density of the parts that are quantized."""
+    found = [levels[part.name] for part in parts if part.name in levels]
+    if not found:
+        return state
+    nonzero = sum(one.nonzero for one in found)
+    count = sum(weights[one.layer] for one in found)
+    cost = state.cost
+    bits = cost.bits - BITS_PER_PARAMETER * count + sum(one.bits * one.nonzero for one in found)
+    return replace(
+        state,
+        cost=replace(cost, bits=bits),
+        weight_bits=max(one.bits for one in found),
+        density=nonzero / count,
+    )
+
+
 def _decision_text(
     spec: LayerSpec,
     parts: Sequence[LayerSpec],
     factors: _Factors,
     cut: Collection[str],
+    levels: Mapping[str, Quantize],
 ) -> str:
     words = []
     if parts and spec.cost.macs and spec.name in cut:
@@ -116,6 +146,9 @@ def _decision_text(
         words.append(_low_rank_text(spec, factors.decision, factors))
     elif factors.merged:
         words.append("merged into one layer")
+    bits = [str(levels[part.name].bits) for part in parts if part.name in levels]
+    if bits:
+        words.append(f"quantized to {'/'.join(bits)} bits")
     return ", ".join(words)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -15,11 +15,13 @@ from lissom.artifacts import weights_content
 from lissom.export.onnx import OnnxCheck, export_onnx
 from lissom.extension import Proposal
 from lissom.graph.layers import ModelGraph
+from lissom.measure.baselines import int8_onnx_bytes
 from lissom.measure.latency import Conditions, Latency, onnx_latency
 from lissom.measure.memory import peak_activation_bytes
 from lissom.packed.writer import PackedFile
 from lissom.pipeline.feasibility import Feasibility
 from lissom.pipeline.layer_rows import layer_rows
+from lissom.pipeline.storage import storage_section
 from lissom.plan.cost import Cost
 from lissom.plan.plan import Plan
 from lissom.report.provenance import gather_provenance
@@ -92,6 +94,13 @@ class Run:
     packed: PackedFile | None = None
 
 
+class _Exported(NamedTuple):
+    check: OnnxCheck
+    latencies: Mapping[str, Latency]
+    content: bytes
+    int8_bytes: int | None
+
+
 def report_of(
     run: Run,
     example_inputs: tuple[Tensor, ...],
@@ -113,7 +122,8 @@ def report_of(
         ExportError: The network can't be exported, or its file computes something else.
         ModelError: The network makes a tensor that is not dense.
     """
-    check, latencies, content = _exported(run.sides, example_inputs, conditions)
+    exported = _exported(run, example_inputs, conditions)
+    latencies = exported.latencies
     original, compressed = run.sides
     last = run.stages[-1]
     predicted = last.proposal.predicted
@@ -133,7 +143,12 @@ def report_of(
         compressed=measured[1],
         budget=budget,
         layers=tuple(
-            layer_rows(original.graph, compressed.graph, [stage.proposal for stage in run.stages])
+            layer_rows(
+                original.graph,
+                compressed.graph,
+                [stage.proposal for stage in run.stages],
+                _weights(compressed.model),
+            )
         ),
         refusals=original.graph.refusals,
         provenance=gather_provenance(
@@ -147,11 +162,28 @@ def report_of(
         settings=run.settings,
         evidence=_evidence(run.stages, original.graph.notes),
         predicted={"params": predicted.params, "macs": predicted.macs},
-        onnx=asdict(check),
+        onnx=asdict(exported.check),
         warnings=(*_warnings(compressed.graph.cost, predicted), *_losses(budget)),
         methods=_sections(run.stages),
+        storage=_storage(run, exported.int8_bytes),
     )
-    return report, content
+    return report, exported.content
+
+
+def _storage(run: Run, int8_onnx: int | None) -> dict[str, Any]:
+    if run.packed is None:
+        return {}
+    models = run.sides[0].model, run.sides[1].model
+    return storage_section(models, run.plan, run.packed, int8_onnx)
+
+
+def _weights(model: nn.Module) -> dict[str, int]:
+    """Count the values of each layer's weight."""
+    return {
+        name.rpartition(".")[0]: parameter.numel()
+        for name, parameter in model.named_parameters()
+        if name.rpartition(".")[2] == "weight"
+    }
 
 
 def _evidence(stages: Sequence[Stage], notes: Sequence[str]) -> dict[str, Any]:
@@ -178,17 +210,16 @@ def _sections(stages: Sequence[Stage]) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def _exported(
-    sides: tuple[Side, Side], example_inputs: tuple[Tensor, ...], conditions: Conditions
-) -> tuple[OnnxCheck, dict[str, Latency], bytes]:
+def _exported(run: Run, example_inputs: tuple[Tensor, ...], conditions: Conditions) -> _Exported:
     """Export both networks, check them, and time them beside each other."""
     batch = tuple(part.expand(conditions.batch, *part.shape[1:]) for part in example_inputs)
     with tempfile.TemporaryDirectory(prefix="lissom-onnx-") as folder:
         files = {name: Path(folder) / f"{name}.onnx" for name in (ORIGINAL, COMPRESSED)}
-        export_onnx(sides[0].model, example_inputs, files[ORIGINAL])
-        check = export_onnx(sides[1].model, example_inputs, files[COMPRESSED])
+        export_onnx(run.sides[0].model, example_inputs, files[ORIGINAL])
+        check = export_onnx(run.sides[1].model, example_inputs, files[COMPRESSED])
         latencies = onnx_latency(files, batch, conditions)
-        return check, latencies, files[COMPRESSED].read_bytes()
+        int8 = None if run.packed is None else int8_onnx_bytes(files[ORIGINAL])
+        return _Exported(check, latencies, files[COMPRESSED].read_bytes(), int8)
 
 
 def _measured(

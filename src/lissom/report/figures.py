@@ -101,6 +101,21 @@ def harm_at(row: LayerRow, family: str, fraction: float) -> float | None:
     return min(points, key=lambda point: abs(point[0] - fraction))[1] if points else None
 
 
+def is_quantized(rows: Iterable[LayerRow]) -> bool:
+    """Tell whether a layer is levels times a scale."""
+    return any(row.after.weight_bits is not None for row in rows)
+
+
+def bits(state: LayerState) -> str:
+    """Write the bits of a level that is not zero."""
+    return NONE if state.weight_bits is None else str(state.weight_bits)
+
+
+def density(state: LayerState) -> str:
+    """Write the share of levels that are not zero."""
+    return NONE if state.density is None else share(state.density)
+
+
 def merging(section: Mapping[str, Any]) -> str:
     """Write what merging changed, as a method that trains measured it; "" if it did not.
 

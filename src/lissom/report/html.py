@@ -12,12 +12,14 @@ from lissom.plan.cost import Cost
 from lissom.report import charts, figures
 from lissom.report.encoding import plain
 from lissom.report.report import LayerRow, Report
+from lissom.report.storage import NOTE
 from lissom.report.tables import (
     budget_table,
     layer_table,
     measured_table,
     origin_table,
     refusal_table,
+    storage_table,
 )
 
 _FAMILIES = {"prune": "pruning", "decompose": "decomposition"}
@@ -58,6 +60,9 @@ def _parts(report: Report) -> Iterator[str]:
         yield from _learned(name, section)
     yield _heading("Measured")
     yield measured_table(report)
+    if report.storage:
+        yield _heading("Storage", NOTE)
+        yield storage_table(report)
     yield _heading("Layer by layer", "Costs of a decomposed layer are those of all its factors.")
     yield layer_table(report)
     if report.refusals:

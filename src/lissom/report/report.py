@@ -15,6 +15,7 @@ from lissom.report.encoding import Fields, plain
 SCHEMA = 1
 """Version of report.json, which only grows: no field changes its meaning or disappears."""
 _SECTIONS = "method_sections"
+_MAPPINGS = ("settings", "evidence", "predicted", "onnx", "storage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +42,13 @@ class Measured:
     Attributes:
         params: Number of parameters.
         macs: Multiply-accumulates for one sample.
-        size_bytes: Bytes of the one file that ``load`` opens (for the original: of its weights in
-            that format).
+        size_bytes: Bytes of the one file that ``load`` opens: model.lsm where it is written, else
+            weights.safetensors, as for the original.
         metric: Test metric at the end; None without test data.
         metric_raw: The same metric before recovery; None for the original.
         latency_ms: Median of ONNX Runtime, milliseconds; None if not measured.
         latency: Conditions and spread of that median (batch, threads, runs, quartiles, runtime).
-        peak_memory_bytes: Most bytes of activations alive at once in one forward pass at batch 1;
-            None if not measured.
+        peak_memory_bytes: Most bytes of activations alive at once at batch 1; None if not measured.
     """
 
     params: int
@@ -81,6 +81,8 @@ class LayerState:
         out_channels: Output channels; None where the layer has none.
         rank_in: Rank of the input-channel mode; None if not decomposed along it.
         rank_out: Rank of the output-channel mode; None if not decomposed along it.
+        weight_bits: Of a level that is not zero, the most of its factors; None if not quantized.
+        density: Share of the levels that are not zero; None if not quantized.
     """
 
     cost: Cost
@@ -88,6 +90,8 @@ class LayerState:
     out_channels: int | None = None
     rank_in: int | None = None
     rank_out: int | None = None
+    weight_bits: int | None = None
+    density: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +176,13 @@ class Report:
         layers: One row per layer, in execution order; their costs add up to the networks' costs.
         refusals: What was not offered to the method, and why.
         provenance: Seed, versions, machine, plan hash, durations.
-        settings: Settings of the run that change its meaning (``round_to``, ``tau``, recovery,
-            ...).
+        settings: Settings of the run that change its meaning (``round_to``, recovery, ...).
         evidence: What the decisions rest on besides the layers' rows.
         predicted: Predictions beside the measured values; never reported as facts.
         onnx: Result of the check of model.onnx; empty if none was written.
         warnings: Remarks for the user.
         methods: By name of a section of its own what a method that trains learned, JSON-ready.
+        storage: What the packed file takes, and what others would; empty where none is written.
     """
 
     method: str
@@ -195,6 +199,7 @@ class Report:
     onnx: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    storage: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         taken = sorted(RESERVED & self.methods.keys())
@@ -214,7 +219,8 @@ class Report:
         }
         names = ("refusals", "provenance", "settings", "evidence", "predicted", "onnx", "warnings")
         body |= {name: getattr(self, name) for name in names}
-        return plain(body | {_SECTIONS: list(self.methods), **self.methods})
+        storage = {"storage": self.storage} if self.storage else {}
+        return plain(body | storage | {_SECTIONS: list(self.methods), **self.methods})
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Report:
@@ -270,7 +276,7 @@ def _read_report(fields: Fields) -> Report:
         provenance=fields.section("provenance").into(Provenance),
         warnings=tuple(fields.get("warnings", ())),
         methods={name: fields.need(name) for name in fields.get(_SECTIONS, ())},
-        **{name: fields.get(name, {}) for name in ("settings", "evidence", "predicted", "onnx")},
+        **{name: fields.get(name, {}) for name in _MAPPINGS},
     )
 
 

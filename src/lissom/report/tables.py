@@ -8,6 +8,7 @@ from html import escape
 from lissom.graph.layers import Refusal
 from lissom.report import charts, figures
 from lissom.report.report import LayerRow, Report
+from lissom.report.storage import storage_rows
 
 
 def measured_table(report: Report) -> str:
@@ -60,19 +61,26 @@ def budget_table(report: Report) -> str:
     return _table(head, rows, numbers=(1, 2, 3, 4))
 
 
+def storage_table(report: Report) -> str:
+    """Give ratios, bytes by kind and what others would take."""
+    rows = [_cells(row) for row in storage_rows(report.storage)]
+    return _table(("", "bytes", "original / compressed"), rows, numbers=(1, 2))
+
+
 def layer_table(report: Report) -> str:
     """Give one row per layer and the totals of the networks."""
-    rows = [_layer_cells(row) for row in report.layers]
-    before, after = report.original, report.compressed
-    totals = [f"{n:,}" for n in (before.params, after.params, before.macs, after.macs)]
+    levels = ("bits", "density") if figures.is_quantized(report.layers) else ()
     head = (
-        *("layer", "group", "harm, prune", "harm, decompose", "decision", "channels"),
+        *("layer", "group", "harm, prune", "harm, decompose", "decision", "channels", *levels),
         *("params", "after", "MACs", "after"),
     )
-    total = _row(
-        [*_cells(("network", "", "", "", "", "", *totals))], (2, 3, 5, 6, 7, 8, 9), "total"
-    )
-    return _table(head, rows, numbers=(2, 3, 5, 6, 7, 8, 9), last=total)
+    numbers = (2, 3, *range(5, len(head)))
+    rows = [_layer_cells(row, shown=levels) for row in report.layers]
+    before, after = report.original, report.compressed
+    totals = [f"{n:,}" for n in (before.params, after.params, before.macs, after.macs)]
+    blank = [""] * (len(head) - 5)
+    total = _row(_cells(("network", *blank, *totals)), numbers, "total")
+    return _table(head, rows, numbers, last=total)
 
 
 def refusal_table(report: Report) -> str:
@@ -103,7 +111,7 @@ def origin_table(report: Report) -> str:
     return _table(("", ""), [_cells(fact) for fact in facts.items() if fact[1]])
 
 
-def _layer_cells(row: LayerRow) -> list[str]:
+def _layer_cells(row: LayerRow, shown: Sequence[str]) -> list[str]:
     group = (
         f'<span class="badge"><i class="back-{charts.colour(row)}"></i>{escape(row.group)}</span>'
     )
@@ -114,7 +122,9 @@ def _layer_cells(row: LayerRow) -> list[str]:
         escape(row.name),
         group if row.group else "",
         *_cells(harms),
-        *_cells((row.decision, figures.channels(row.before, row.after), *costs)),
+        *_cells((row.decision, figures.channels(row.before, row.after))),
+        *_cells((figures.bits(row.after), figures.density(row.after)) if shown else ()),
+        *_cells(costs),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -14,8 +14,10 @@ from lissom.graph.layers import Refusal
 from lissom.plan.cost import Cost
 from lissom.report import figures
 from lissom.report.report import LayerRow, Measured, Report
+from lissom.report.storage import NOTE, storage_rows
 
 WIDTH = 100
+_Column = tuple[str, Callable[[LayerRow], str | Text]]
 _STYLES = {"decompose": "blue", "prune": "yellow", "both": "magenta", "keep": "dim"}
 
 
@@ -37,8 +39,13 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     yield Text(f"{source} compressed by {report.method}", style="bold")
     yield from _titled("Measured", _summary(report))
     yield from _titled("Budget, as measured", _budget(report))
-    title = "Layers (harm: where half of the layer's MACs are removed)"
+    title = "Layers"
+    if any(row.sensitivities for row in report.layers):
+        title += " (harm: where half of the layer's MACs are removed)"
     yield from _titled(title, _layers(report))
+    if report.storage:
+        yield from _titled("Storage (bytes, and original / compressed)", _storage(report))
+        yield Text(NOTE, style="dim")
     if report.refusals:
         yield from _titled("Not offered", _refusals(report))
     yield Text()
@@ -155,23 +162,25 @@ def _three_digits(value: float | None) -> str:
 
 def _layers(report: Report) -> Table:
     table = plain_table()
+    columns = _choices(report)
     table.add_column("layer", overflow="fold", max_width=30)
-    table.add_column("group")
-    table.add_column("harm\nprune", justify="right")
-    table.add_column("harm\ndecomp.", justify="right")
-    for name in ("output\nchannels", "ranks\nin/out", "params", "MACs"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for title, _ in columns:
+        table.add_column(title, justify="left" if title == "group" else "right", no_wrap=True)
+    for title in ("params", "MACs"):
+        table.add_column(title, justify="right", no_wrap=True)
     shown = [row for row in report.layers if _is_shown(row)]
     others = [row for row in report.layers if not _is_shown(row)]
     for row in shown:
-        table.add_row(*_cells(row))
+        cells = [write(row) for _, write in columns]
+        table.add_row(row.name, *cells, *_costs(row.before.cost, row.after.cost))
+    blank = [""] * len(columns)
     if others:
         before, after = _sums(others)
         name = f"{len(others)} other layers" if len(others) > 1 else others[0].name
-        table.add_row(name, "", "", "", "", "", *_costs(before, after))
+        table.add_row(name, *blank, *_costs(before, after))
     table.add_section()
     before, after = (Cost(side.params, side.macs) for side in (report.original, report.compressed))
-    table.add_row("network", "", "", "", "", "", *_costs(before, after), style="bold")
+    table.add_row("network", *blank, *_costs(before, after), style="bold")
     return table
 
 
@@ -179,16 +188,35 @@ def _is_shown(row: LayerRow) -> bool:
     return bool(row.before.cost.macs)
 
 
-def _cells(row: LayerRow) -> tuple[str | Text, ...]:
-    harms = (figures.harm(figures.harm_at(row, family, 0.5)) for family in ("prune", "decompose"))
-    return (
-        row.name,
-        Text(row.group, style=_STYLES.get(row.group, "")),
-        *harms,
-        figures.channels(row.before, row.after),
-        figures.ranks(row.after),
-        *_costs(row.before.cost, row.after.cost),
-    )
+def _choices(report: Report) -> list[_Column]:
+    """Give the columns between a layer's name and its costs: those that have something to say."""
+    quantized = figures.is_quantized(report.layers)
+    measured = any(row.sensitivities for row in report.layers)
+    harms: list[_Column] = [("harm\nprune", _prune_harm), ("harm\ndecomp.", _decompose_harm)]
+    levels: list[_Column] = [("bits", _bits), ("density", _density)]
+    return [
+        ("group", lambda row: Text(row.group, style=_STYLES.get(row.group, ""))),
+        *(harms if measured or not quantized else []),
+        ("output\nchannels", lambda row: figures.channels(row.before, row.after)),
+        ("ranks\nin/out", lambda row: figures.ranks(row.after)),
+        *(levels if quantized else []),
+    ]
+
+
+def _prune_harm(row: LayerRow) -> str:
+    return figures.harm(figures.harm_at(row, "prune", 0.5))
+
+
+def _decompose_harm(row: LayerRow) -> str:
+    return figures.harm(figures.harm_at(row, "decompose", 0.5))
+
+
+def _bits(row: LayerRow) -> str:
+    return figures.bits(row.after)
+
+
+def _density(row: LayerRow) -> str:
+    return figures.density(row.after)
 
 
 def _costs(before: Cost, after: Cost) -> tuple[str, str]:
@@ -203,6 +231,16 @@ def _sums(rows: list[LayerRow]) -> tuple[Cost, Cost]:
         sum((row.before.cost for row in rows), Cost()),
         sum((row.after.cost for row in rows), Cost()),
     )
+
+
+def _storage(report: Report) -> Table:
+    table = plain_table()
+    table.add_column("")
+    table.add_column("bytes", justify="right")
+    table.add_column("ratio", justify="right")
+    for row in storage_rows(report.storage):
+        table.add_row(*row)
+    return table
 
 
 def _refusals(report: Report) -> Table:

@@ -12,6 +12,7 @@ from lissom.plan.decision import Decision
 from lissom.plan.low_rank import ChannelSVD, Tucker2
 from lissom.plan.merge import Merge
 from lissom.plan.plan import Plan
+from lissom.plan.quantize import Quantize
 from lissom.report.report import LayerRow
 
 
@@ -35,6 +36,7 @@ def rows(*stages: tuple[Decision, ...], model: nn.Module | None = None) -> dict[
         capture(model, inputs),
         capture(new, inputs),
         [Proposal(Plan(decisions), {}, Cost()) for decisions in stages],
+        {name[:-7]: p.numel() for name, p in new.named_parameters() if name.endswith(".weight")},
     )
     return {row.name: row for row in found}
 
@@ -71,3 +73,29 @@ def test_the_parts_of_an_earlier_run_say_that_they_are_one_layer_now() -> None:
     costs = [row.after.cost.params for row in parts.values()]
     assert costs[:2] == [3 * 9 * 16 + 16, 0]
     assert sum(costs) == sum(p.numel() for p in network().parameters())
+
+
+def test_bits_and_density_of_a_quantized_layer() -> None:
+    found = rows((Quantize("0", 3, 108, channel_scales=False),))
+    row = found["0"]
+    assert row.decision == "quantized to 3 bits"
+    assert (row.after.weight_bits, row.after.density) == (3, 0.25)  # 108 of 16 * 27
+    # Three bits for each level that is not zero, 32 for each of the 16 biases.
+    assert row.after.cost.bits == 3 * 108 + 32 * 16
+    assert row.after.cost.params == row.before.cost.params
+    assert (row.before.weight_bits, row.before.density) == (None, None)
+    assert (found["1"].after.weight_bits, found["1"].after.density) == (None, None)
+
+
+def test_factors_are_quantized_each_and_shown_together() -> None:
+    first, last = 14 * 27, 16 * 14
+    decisions = (
+        ChannelSVD("0", 14),
+        Quantize("0.first", 2, 100, channel_scales=False),
+        Quantize("0.last", 5, 50, channel_scales=False),
+        Quantize("0.last", 4, 20, channel_scales=True),
+    )
+    row = rows(decisions)["0"]
+    assert row.decision == "channel_svd 14, quantized to 2/4 bits"
+    assert (row.after.weight_bits, row.after.density) == (4, 120 / (first + last))
+    assert row.after.cost.bits == 2 * 100 + 4 * 20 + 32 * 16
