@@ -52,7 +52,7 @@ def refused(arguments: list[str], out: Path, capsys: pytest.CaptureFixture[str])
         (["--budget", "size=0.5"], "a limit on size is not offered here: hmc can be held to macs"),
         (["--budget", "latency=2ms"], "no method can be held to latency; give macs=0.5 or params"),
         (["--budget", "macs=0.001"], "the smallest that hmc can reach is "),
-        (["--method", "hcm"], "method: 'hcm' is not known; choose one of ahc, edp, hmc, nahc"),
+        (["--method", "hcm"], "method: 'hcm' is not known; choose one of ahc, "),
         (["--ignore", "conv9"], "ignore: 'conv9' is not a layer of the network; "),
         (["--device", "nowhere"], "device='nowhere': not available here"),
         (["--teacher", "lissom:resnet20"], "teacher: can't be run beside the network"),

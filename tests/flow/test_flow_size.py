@@ -170,7 +170,7 @@ def test_a_file_above_the_budget_is_refused_before_the_long_measurements(
 ) -> None:
     monkeypatch.setattr("lissom.pipeline.job.report_of", lambda *_all: pytest.fail("measured"))
     with pytest.raises(BudgetError, match=r"has [\d,]+ bytes, above the budget of [\d,]+; this"):
-        compressed("size=6x", Rounded(generous=10))
+        compressed("size=40x", Rounded(generous=100))
 
 
 def test_counts_and_bytes_are_asked_of_the_stages_that_can() -> None:

@@ -34,10 +34,16 @@ def compress(
         ),
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the data set's files.")] = None,
-    method: Annotated[str | None, typer.Option(help="hmc, nahc, ahc or edp.", metavar="M")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="hmc, nahc, ahc, edp or ajc.", metavar="M")
+    ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="For example macs=0.5 or macs=62.7M,params=4x.", metavar="LIMITS"),
+        typer.Option(
+            help="For example macs=0.5, macs=62.7M,params=4x, size=25x (bytes of the file) or "
+            "max_drop=1.0 (points of the metric).",
+            metavar="LIMITS",
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of recovery.", min=0)] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.", min=0)] = None,
@@ -99,7 +105,8 @@ def compress(
     """Make a trained network smaller.
 
     It is compressed under a budget, recovered and measured; DIR gets plan.json,
-    weights.safetensors, report.json, recipe.yaml and model.onnx.
+    weights.safetensors, report.json, recipe.yaml and model.onnx, and model.lsm, all in one small
+    file, where weights are quantized or the budget limits size.
     """
     if out is None and not dry_run:
         raise RecipeError("--out: missing; give a new folder for the results, or --dry-run")

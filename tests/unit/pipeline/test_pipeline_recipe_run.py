@@ -94,7 +94,7 @@ def test_methods_get_their_settings() -> None:
     first, second = methods_of(recipe(("stages", stages)))
     assert first.settings == HmcSettings(variant="nahc", tau=0.2)
     assert second.settings == HmcSettings()
-    with pytest.raises(RecipeError, match="'hcm' is not known; choose one of ahc, edp, hmc, nahc"):
+    with pytest.raises(RecipeError, match="'hcm' is not known; choose one of ahc, "):
         methods_of(recipe(("stages", ["hcm"])))
     with pytest.raises(RecipeError, match="expected one of hmc, nahc, ahc"):
         methods_of(recipe(("stages.0.variant", "best")))
