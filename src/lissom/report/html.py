@@ -25,11 +25,13 @@ from lissom.report.tables import (
 _FAMILIES = {"prune": "pruning", "decompose": "decomposition"}
 _REMAINING = {"macs": "decompose", "params": "both", "target": "keep"}
 _STRENGTH = {"lambda": "prune"}
+_BYTES = {"bytes": "both", "target": "keep"}
 _COURSE = {
-    "decompose": "MACs remaining",
-    "both": "parameters remaining",
-    "keep": "target",
-    "prune": "lambda",
+    "macs": "MACs remaining",
+    "params": "parameters remaining",
+    "bytes": "bytes of the file",
+    "target": "target",
+    "lambda": "lambda",
 }
 
 
@@ -162,18 +164,21 @@ def _sensitivities(report: Report) -> Iterator[str]:
 def _learned(name: str, section: Mapping[str, Any]) -> Iterator[str]:
     """Show what a method that trains learned: the course of its training, and what it left."""
     records = section.get("trajectory") or ()
-    yield _heading(f"What {name} learned", "Remaining: compressed / original, as expected then.")
+    sized = any(one.get("bytes") for one in records)
+    seen = "The file's size" if sized else "Remaining: compressed / original"
+    yield _heading(f"What {name} learned", f"{seen}, as expected then.")
     for text in (figures.merging(section), _changed(section)):
         if text:
             yield f"<p>{escape(text[0].upper() + text[1:])}.</p>"
-    keys = {**_REMAINING, **_STRENGTH}
-    drawn = {look for key, look in keys.items() if any(one.get(key) for one in records)}
-    yield _legend({look: text for look, text in _COURSE.items() if look in drawn})
-    for series, what, write in (
-        (_REMAINING, "remaining", figures.share),
+    what, course = ("bytes of the file", _BYTES) if sized else ("remaining", _REMAINING)
+    looks = {**course, **_STRENGTH}
+    drawn = (key for key in looks if any(one.get(key) for one in records))
+    yield _legend({looks[key]: _COURSE[key] for key in drawn})
+    for series, axis, write in (
+        (course, what, figures.byte_size if sized else figures.share),
         (_STRENGTH, "lambda", "{:.2g}".format),
     ):
-        chart = charts.course(records, series, what, write)
+        chart = charts.course(records, series, axis, write)
         if chart:
             yield f"<figure>{chart}</figure>"
 

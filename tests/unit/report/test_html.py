@@ -86,6 +86,19 @@ def test_the_course_of_a_training_is_drawn() -> None:
         assert f"</i>{name}</span>" in text
 
 
+def test_the_course_of_a_file_is_drawn_in_bytes() -> None:
+    records = [
+        {"progress": 0.0, "bytes": 90_000.0, "target": 80_000.0, "lambda": 1e-4},
+        {"progress": 1.0, "bytes": 43_000.0, "target": 43_155.0, "lambda": 2e-4},
+    ]
+    text = page(dataclasses.replace(LEARNED, methods={"ajc": {"trajectory": records}}))
+    assert outline(text).seen.count("polyline") == 3
+    for name in ("bytes of the file", "target", "lambda"):
+        assert f"</i>{name}</span>" in text
+    assert ">90 kB</text>" in text
+    assert "remaining" not in text.lower()
+
+
 def test_a_section_without_a_trajectory_is_only_told() -> None:
     bare = dataclasses.replace(LEARNED, methods={"edp": {"removed": ["a<b"]}})
     text = page(bare)
