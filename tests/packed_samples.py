@@ -32,6 +32,7 @@ def small_network() -> dict[str, Packable]:
     return {
         "conv.weight": Levels(torch.from_numpy(kernels((8, 6, 3, 3), 0.3)), torch.tensor(0.125)),
         "conv.bias": Stored(torch.randn(8, generator=draw).half().float()),
+        "conv.short_bias": Stored(torch.randint(-40, 40, (16,), generator=draw) / 64),
         "norm.running_mean": Stored(torch.randn(8, generator=draw)),
         "norm.running_var": Stored(torch.rand(8, generator=draw).bfloat16().float()),
         "norm.num_batches_tracked": Stored(torch.tensor(3910)),

@@ -178,3 +178,52 @@ def decode(content: bytes, shape: tuple[int, ...], told: dict[str, int]) -> dict
                 found[i] = size if plus else -size
             q.update({(*cells[i], p): value for i, value in found.items()})
     return q
+
+
+class Differences:
+    def __init__(self, content: bytes) -> None:
+        self.bit = stream(content)
+        self.seen: dict[tuple[str, int], list[int]] = {}
+
+    def learned(self, what: str, context: int) -> int:
+        zeros, ones = self.seen.setdefault((what, context), [0, 0])
+        found = self.bit(clip(65536 * (2 * ones + 1) // (2 * (zeros + ones + 1)), 16, 65520))
+        self.seen[what, context][found] += 1
+        return found
+
+    def next(self, what: str, off: int) -> int:
+        expected = (lg(off + 1) - 1024) // 128
+        size = 0
+        while size < 31 and self.learned(what, clip(2 * size - expected, -8, 7)):
+            size += 1
+        if not size:
+            return 0
+        value = 1
+        if size > 1:
+            value = 2 + self.learned(what + " half", clip(2 * size - expected, -8, 7))
+        for _ in range(size - 2):
+            value = 2 * value + self.bit(32768)
+        return value if self.bit(32768) else -value
+
+
+def numbers(content: bytes, counts: list[int]) -> list[tuple[int, int, list[int]]]:
+    """Give kind, place and numbers of each vector in a chunk of numbers."""
+    differences = Differences(content)
+    places, centres, spreads, last = [0, 0], [0, 0], [0, 0], 0
+    result = []
+    for count in counts:
+        last = kind = differences.learned("kind", last)
+        places[kind] += differences.next("place", 0)
+        shift = max(0, 23 - places[1]) if kind else 0
+        total, off = centres[kind] >> shift, 2 * (spreads[kind] >> shift)
+        values: list[int] = []
+        for i in range(count):
+            centre = total // (i + 1)
+            step = differences.next("size", off // (i + 2))
+            values.append(centre + step)
+            total, off = total + centre + step, off + 16 * abs(step)
+        if count:
+            spreads[kind] = off // (count + 2) << shift
+            centres[kind] = total // (count + 1) << shift if kind else 0
+        result.append((kind, places[kind], values))
+    return result

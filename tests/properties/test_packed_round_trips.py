@@ -46,18 +46,24 @@ def test_any_small_array_comes_back(tensor: np.ndarray) -> None:
     assert np.array_equal(found, tensor)
 
 
-@given(st.sampled_from(DTYPES), st.integers(0, 60), st.integers(0, 2**32 - 1), st.booleans())
+@given(
+    st.sampled_from(DTYPES),
+    st.lists(st.integers(0, 30), min_size=1, max_size=3),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+)
 @settings(deadline=None, max_examples=60)
 def test_vectors_of_any_type_come_back(
-    dtype: torch.dtype, count: int, seed: int, noise: bool
+    dtype: torch.dtype, counts: list[int], seed: int, noise: bool
 ) -> None:
     source = torch.Generator().manual_seed(seed)
     if noise and dtype != torch.bool:  # any bits: NaN, infinity, subnormal, -0
-        raw = torch.randint(0, 256, (count * dtype.itemsize,), dtype=torch.uint8, generator=source)
-        values = raw.view(dtype)
+        bits = sum(counts) * dtype.itemsize
+        values = torch.randint(0, 256, (bits,), dtype=torch.uint8, generator=source).view(dtype)
     else:
-        values = torch.randint(0, 2, (count,), generator=source).to(dtype)
-    assert same(read_stored_chunk(stored_chunk(values), count, dtype), values)
+        values = torch.randint(0, 2, (sum(counts),), generator=source).to(dtype)
+    content = stored_chunk(torch.split(values, counts))
+    assert same(read_stored_chunk(content, counts, dtype), values)
 
 
 @st.composite

@@ -14,7 +14,7 @@ from lissom.packed.text import LONGEST, code_text, read_text
 from lissom.packed.varint import DamagedBytes
 
 MAGIC = b"\x89LSM"
-VERSION = 1
+VERSION = 2
 SIZE = 18
 LARGEST = 1 << 28
 _HEAD = struct.Struct("<4sBBII")

@@ -153,7 +153,7 @@ def _stored(
 ) -> Iterator[tuple[str, Packable]]:
     """Give the tensors of a chunk; what is a scale waits for its levels."""
     counts = [entry.kept for entry in group]
-    values = torch.split(read_stored_chunk(content, sum(counts), kept_as), counts)
+    values = torch.split(read_stored_chunk(content, counts, kept_as), counts)
     for entry, part in zip(group, values, strict=True):
         if entry.coding == STORED:
             yield entry.name, Stored(part.reshape(entry.shape).to(entry.dtype, copy=True))

@@ -1,6 +1,8 @@
-"""A chunk of tensors that are kept as they are: byte planes, each in its shortest form."""
+"""A chunk of tensors that are kept as they are: byte planes, or whole numbers in disguise."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,13 +10,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lissom.packed.level_chunk import level_chunk, read_level_chunk
+from lissom.packed.numbers import MOST, as_numbers, from_numbers, read_numbers, write_numbers
 from lissom.packed.tensors import FLOATS
 from lissom.packed.varint import Cursor, DamagedBytes, varint
 
 Bytes = NDArray[np.uint8]
 
 _PLAIN, _CONSTANT, _MODELLED = 0, 1, 2
+_NUMBERS = 3  # in the place of the first plane's form
 _WORTH_MODELLING = 16  # bytes
+_SHORT = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def narrowest(values: Tensor) -> torch.dtype:
@@ -27,28 +32,41 @@ def narrowest(values: Tensor) -> torch.dtype:
     return values.dtype
 
 
-def stored_chunk(values: Tensor) -> bytes:
-    """Give the chunk of a vector.
+def stored_chunk(vectors: Sequence[Tensor]) -> bytes:
+    """Give the chunk of some vectors.
 
     Args:
-        values: One axis, any type that a packed file holds.
+        vectors: At least one; one axis each, all of one type that a packed file holds.
     """
-    planes = _turn(_as_bytes(values), values.dtype)
-    return b"".join(_plane(plane) for plane in planes)
+    values = torch.cat(list(vectors))
+    planes = b"".join(map(_plane, _turn(_as_bytes(values), values.dtype)))
+    if values.dtype not in _SHORT or len(values) > MOST:
+        return planes
+    numbers = [as_numbers(vector.float()) for vector in vectors]
+    told = [one for one in numbers if one is not None]
+    if len(told) < len(numbers):
+        return planes
+    return min(planes, bytes([_NUMBERS]) + write_numbers(told), key=len)
 
 
-def read_stored_chunk(content: bytes, count: int, dtype: torch.dtype) -> Tensor:
+def read_stored_chunk(content: bytes, counts: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Undo ``stored_chunk``.
 
     Args:
         content: The chunk.
-        count: Values in it.
+        counts: Values of each vector in it.
         dtype: Their type.
 
+    Returns:
+        All values, one after another.
+
     Raises:
-        ValueError: The chunk can't have been written for this count and type.
+        ValueError: The chunk can't have been written for these counts and this type.
     """
-    cursor = Cursor(content, "values")
+    if content[:1] == bytes([_NUMBERS]) and dtype in _SHORT:
+        parts = [from_numbers(one) for one in read_numbers(content[1:], counts)]
+        return torch.cat(parts).to(dtype)
+    cursor, count = Cursor(content, "values"), sum(counts)
     planes = [_read_plane(cursor, count) for _ in range(dtype.itemsize)]
     values = _turn_back(np.stack(planes), dtype)
     if dtype == torch.bool and values.max(initial=0) > 1:

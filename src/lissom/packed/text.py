@@ -1,28 +1,29 @@
 """Plans and names as bytes: a small adaptive model of text, bit by bit, in integers.
 
-The probability of a bit starts at 1/2 and is drawn, context by context from short to long, towards
-what the context has seen.
+The model has read a text that looks like a header before it begins. The probability of a bit
+starts at 1/2 and is drawn, context by context from short to long, towards what the context has
+seen.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from functools import cache
 
-from lissom.packed.bits import Writer
 from lissom.packed.fixed_point import ONE
+from lissom.packed.known_text import KNOWN
+from lissom.packed.single_bits import SingleBits, SingleReader, SingleWriter
 
 LONGEST = 1 << 18  # bytes; more are kept as they are, so that reading takes seconds at most
 _ORDERS = (0, 1, 2, 3, 4, 6)
 _TRUST = 3
 _LOWEST = 64
-_STATE = (1 << 64) - 1
-_WORD = 32
-_SCALE = 24
+
+_Counts = dict[tuple[int, bytes, int], list[int]]
 
 
 class _Model:
-    def __init__(self) -> None:
-        self._counts: dict[tuple[int, bytes, int], list[int]] = {}
+    def __init__(self, known: _Counts) -> None:
+        self.counts = {context: list(pair) for context, pair in known.items()}
         self._history = b"\0" * max(_ORDERS)
         self._node = 1
         self._active: list[list[int]] = []
@@ -31,7 +32,7 @@ class _Model:
         """Give the probability, in 1/65536, that the next bit is 1."""
         history, length = self._history, len(self._history)
         self._active = [
-            self._counts.setdefault((order, history[length - order :], self._node), [0, 0])
+            self.counts.setdefault((order, history[length - order :], self._node), [0, 0])
             for order in _ORDERS
         ]
         chance = ONE // 2
@@ -57,19 +58,14 @@ def code_text(text: bytes) -> bytes:
     Args:
         text: At most ``LONGEST`` bytes.
     """
-    bits = [byte >> place & 1 for byte in text for place in range(7, -1, -1)]
-    model, chances = _Model(), []
-    for bit in bits:
-        chances.append(model.one())
-        model.learn(bit)
-    writer = Writer()
-    writer.code(np.array(chances, np.int64), np.array(bits, np.bool_))
+    model, writer = _Model(_known()), SingleWriter()
+    _feed(model, text, writer)
     return writer.content()
 
 
 def read_text(content: bytes, length: int) -> bytes:
     """Undo ``code_text``; whatever ``content`` is, this gives ``length`` bytes."""
-    decoder, model, text = _RangeDecoder(content), _Model(), bytearray()
+    decoder, model, text = SingleReader(content), _Model(_known()), bytearray()
     for _ in range(length):
         byte = 0
         for _ in range(8):
@@ -80,30 +76,15 @@ def read_text(content: bytes, length: int) -> bytes:
     return bytes(text)
 
 
-class _RangeDecoder:
-    """The range decoder of ``lissom.packed.bits`` for one bit at a time."""
+@cache
+def _known() -> _Counts:
+    """Give the counts of a model that has read the known text."""
+    model = _Model({})
+    _feed(model, KNOWN, SingleWriter())
+    return model.counts
 
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self._at = 0
-        self._low, self._range = 0, _STATE
-        self._point = self._word() << _WORD | self._word()
 
-    def bit(self, one: int) -> int:
-        """Read a bit that is 1 with a probability of ``one`` / 65536."""
-        zero = (((1 << _SCALE) - 2) * (ONE - one) >> 16) + 1
-        part = self._range >> _SCALE
-        bit = int((self._point - self._low & _STATE) >= part * zero)
-        self._low += part * zero * bit
-        self._range = part * ((1 << _SCALE) - zero if bit else zero)
-        if self._range < 1 << _WORD:
-            self._low <<= _WORD
-            self._range <<= _WORD
-            self._point = (self._point << _WORD | self._word()) & _STATE
-        self._low &= _STATE
-        return bit
-
-    def _word(self) -> int:
-        word = self._content[self._at : self._at + 4]
-        self._at += 4
-        return int.from_bytes(word + bytes(4 - len(word)), "big")
+def _feed(model: _Model, text: bytes, bits: SingleBits) -> None:
+    for byte in text:
+        for place in range(7, -1, -1):
+            model.learn(bits.bit(model.one(), byte >> place & 1))

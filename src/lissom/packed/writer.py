@@ -69,7 +69,7 @@ def pack(tensors: Mapping[str, Packable], plan: str = "") -> PackedFile:
             if entry.kept_as == dtype
         ]
         for group in _groups(kept):
-            contents.append(stored_chunk(torch.cat(list(group))))
+            contents.append(stored_chunk(group))
             chunks.append(_chunk(contents, dtype, group))
     stored_bytes = sum(map(len, contents))
     levels = [tensor.levels for tensor in tensors.values() if isinstance(tensor, Levels)]

@@ -3,7 +3,7 @@ import pytest
 
 from lissom.packed.bits import DamagedStream, Meter, Reader, Writer, raw
 from lissom.packed.fixed_point import ONE
-from lissom.packed.text import _RangeDecoder
+from lissom.packed.single_bits import SingleReader
 
 DRAW = np.random.default_rng(0)
 ONES = DRAW.integers(1, ONE, 5000)
@@ -24,7 +24,7 @@ def test_bits_come_back_however_they_are_divided() -> None:
 
 
 def test_the_decoder_of_the_format_page_reads_them_one_by_one() -> None:
-    decoder = _RangeDecoder(written())
+    decoder = SingleReader(written())
     assert [decoder.bit(int(one)) for one in ONES] == BITS.tolist()
 
 
