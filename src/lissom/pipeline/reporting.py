@@ -21,7 +21,7 @@ from lissom.measure.memory import peak_activation_bytes
 from lissom.packed.writer import PackedFile
 from lissom.pipeline.feasibility import Feasibility
 from lissom.pipeline.layer_rows import layer_rows
-from lissom.pipeline.storage import storage_section
+from lissom.pipeline.storage import not_levels, storage_section
 from lissom.plan.cost import Cost
 from lissom.plan.plan import Plan
 from lissom.report.provenance import gather_provenance
@@ -163,7 +163,11 @@ def report_of(
         evidence=_evidence(run.stages, original.graph.notes),
         predicted={"params": predicted.params, "macs": predicted.macs},
         onnx=asdict(exported.check),
-        warnings=(*_warnings(compressed.graph.cost, predicted), *_losses(budget)),
+        warnings=(
+            *_warnings(compressed.graph.cost, predicted),
+            *_losses(budget),
+            *_kept(compressed.model, run.plan),
+        ),
         methods=_sections(run.stages),
         storage=_storage(run, exported.int8_bytes),
     )
@@ -269,6 +273,15 @@ def _losses(budget: Sequence[BudgetRow]) -> Iterator[str]:
                 f"max_drop={row.asked}: the test set lost {row.measured or 0:.2f} points; the "
                 "method kept to the limit on held-out data, which promises less than it seems"
             )
+
+
+def _kept(network: nn.Module, plan: Plan) -> Iterator[str]:
+    names = not_levels(network, plan)
+    if names:
+        yield (
+            f"{', '.join(names)}: planned as levels, but the packed file keeps the weights as they "
+            "are: they are not few multiples of one scale"
+        )
 
 
 def _warnings(measured: Cost, predicted: Cost) -> tuple[str, ...]:

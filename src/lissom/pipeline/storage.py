@@ -15,6 +15,7 @@ from lissom.packed.recognise import packable
 from lissom.packed.tensors import Levels
 from lissom.packed.writer import PackedFile
 from lissom.plan.plan import Plan
+from lissom.plan.quantize import Quantize
 
 
 def storage_section(
@@ -39,3 +40,21 @@ def storage_section(
         "levels_nncodec": nncodec_bytes(levels),
     }
     return {**asdict(storage_of(state, plan, packed, parameters)), "baselines": baselines}
+
+
+def not_levels(network: nn.Module, plan: Plan) -> list[str]:
+    """Name the layers that the plan quantizes and the packed file can only keep as they are.
+
+    Args:
+        network: The compressed network.
+        plan: All decisions that led to it.
+    """
+    state = stored_state(network)
+    planned = {
+        one.layer: f"{one.layer}.weight" for one in plan.decisions if isinstance(one, Quantize)
+    }
+    return [
+        layer
+        for layer, name in planned.items()
+        if name in state and not isinstance(packable(state[name]), Levels)
+    ]
