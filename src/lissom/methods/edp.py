@@ -21,6 +21,7 @@ from lissom.plan.alignment import aligned_counts
 from lissom.plan.budget import Budget
 from lissom.plan.build import apply_values, build
 from lissom.plan.cost import Cost
+from lissom.relaxation.decay import DecaySteering
 from lissom.relaxation.merging import Hardened
 from lissom.relaxation.published import PublishedSchedule
 from lissom.relaxation.rank_and_channels import RankAndChannels, relaxed_layers
@@ -43,17 +44,17 @@ class EdpSettings:
         learn: ``columns`` (ranks), ``rows`` (channels), or both.
         start: ``trained``, or ``scratch`` for a network without trained weights.
         row_groups: ``inner``, or ``all`` for channels that residual sums couple, too.
-        penalty: ``energy`` (reweighted lasso) or ``norm`` (group lasso), which ``faithful`` always
-            has.
+        penalty: ``decay`` (what is about to go fades, the rest is left alone), ``energy``
+            (reweighted lasso) or ``norm`` (group lasso), which ``faithful`` always has.
         merge: Pairs become one layer where that costs no more (``cost``), where it is faster as
             measured (``time``), or ``never``.
-        rate_factor: Peak learning rate, as a multiple of recovery's: the cut comes where the cosine
-            has fallen to a third of the peak.
+        rate_factor: Peak learning rate, as a multiple of recovery's.
         statistics_images: Calibration images for the input covariances.
-        ramp_start: Of ``budget``, as the three below: share of the training after which the target
+        ramp_start: Of ``budget``, as the four below: share of the training after which the target
             cost begins to fall.
         ramp_end: Where it has reached the budget.
         cut_at: Where the support is cut to the budget and frozen.
+        lead: Of ``decay``: share of the training for which something fades before it goes.
         steer_every: Steps between two looks at the cost.
         lam_rank: Multiplier of the columns in ``faithful``.
         lam_channel: Multiplier of the rows in ``faithful``.
@@ -63,13 +64,14 @@ class EdpSettings:
     learn: tuple[str, ...] = (COLUMNS, ROWS)
     start: str = "trained"
     row_groups: str = "inner"
-    penalty: str = "energy"
+    penalty: str = "decay"
     merge: str = "cost"
     rate_factor: float = 2.5
     statistics_images: int = 2048
-    ramp_start: float = 0.1
-    ramp_end: float = 0.55
-    cut_at: float = 0.6
+    ramp_start: float = 0.02
+    ramp_end: float = 0.35
+    cut_at: float = 0.4
+    lead: float = 0.1
     steer_every: int = 50
     lam_rank: float = 0.01
     lam_channel: float = 0.01
@@ -85,8 +87,9 @@ class EdpSettings:
         for name in ("lam_rank", "lam_channel"):
             if not getattr(self, name) >= 0:
                 raise RecipeError(f"{name}={getattr(self, name)}: expected 0 or more")
-        if not self.rate_factor > 0:
-            raise RecipeError(f"rate_factor={self.rate_factor}: expected more than 0")
+        for name in ("rate_factor", "lead"):
+            if not getattr(self, name) > 0:
+                raise RecipeError(f"{name}={getattr(self, name)}: expected more than 0")
         self.ramp()
         self.relaxation()
 
@@ -201,8 +204,10 @@ class Edp:
                 relaxation, settings.lam_rank, settings.lam_channel, settings.steer_every
             )
         limits = budget.limits(view.graph.cost)
-        ramp = settings.ramp()
-        return BudgetSteering(relaxation, limits, ramp, round_to=_step(view))
+        ramp, step = settings.ramp(), _step(view)
+        if relaxation.decays:
+            return DecaySteering(relaxation, limits, ramp, lead=settings.lead, round_to=step)
+        return BudgetSteering(relaxation, limits, ramp, round_to=step)
 
     def _check_reached(self, cost: Cost, view: ModelView, budget: Budget) -> None:
         """Say what to do where the published form, which aims at no budget, is above it."""

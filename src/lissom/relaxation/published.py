@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lissom.extension import StepState
 from lissom.relaxation.rank_and_channels import RankAndChannels
-from lissom.relaxation.steering import as_columns, as_records, under
+from lissom.relaxation.records import as_columns, as_records, under
 from lissom.relaxation.support import COLUMNS, ROWS, as_support
 
 FIRST_DROP = 0.5  # share of the training after which the published learning rate falls first

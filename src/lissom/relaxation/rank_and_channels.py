@@ -73,8 +73,13 @@ class RankAndChannels:
 
     @property
     def power(self) -> int:
-        """Of the strength in the penalty's step: 2 for energies, 1 for norms."""
-        return 2 if self._settings.penalty == "energy" else 1
+        """Of the strength in what decides and vanishes: 2 for energies, 1 for norms."""
+        return 1 if self._settings.penalty == "norm" else 2
+
+    @property
+    def decays(self) -> bool:
+        """Tell whether only what is chosen to go shrinks."""
+        return self._settings.penalty == "decay"
 
     @property
     def pricer(self) -> Pricer:
@@ -139,9 +144,14 @@ class RankAndChannels:
         columns = {(COLUMNS, n): one.strengths().cpu() for n, one in self.columns.items()}
         return columns | {(ROWS, n): one.strengths().cpu() for n, one in self.rows.items()}
 
-    def press(self, pressure: Mapping[Key, float]) -> None:
-        """Set how much strength each step takes per unit of learning rate, from now on."""
-        self._pressure = {key: torch.tensor(value) for key, value in pressure.items()}
+    def press(self, pressure: Mapping[Key, float | Tensor]) -> None:
+        """Set how much strength each step takes, from now on.
+
+        Args:
+            pressure: Per unit of learning rate, for all columns or channels of a group; where it
+                ``decays`` the share per step of each of them, (r,) or (channels,).
+        """
+        self._pressure = {key: torch.as_tensor(value) for key, value in pressure.items()}
 
     def after_step(self, step: StepState) -> None:
         """Fix the gauge, then make the proximal step; or hold the frozen support."""
@@ -150,8 +160,9 @@ class RankAndChannels:
         if self._support is not None:
             self.hold()
             return
+        rate, power = (1.0, 0) if self.decays else (step.learning_rate, self.power)
         for key, pressure in self._pressure.items():
-            self._group(key).shrink(pressure * step.learning_rate, self.power)
+            self._group(key).shrink(pressure * rate, power)
 
     def freeze(self, support: Support) -> None:
         """Let everything outside ``support`` vanish, for good."""

@@ -86,8 +86,9 @@ class Rows:
 
     @torch.no_grad()
     def shrink(self, amount: Tensor, power: int) -> None:
-        """Make the penalty's step (``shrink_factors``); ``amount`` is a scalar."""
-        factors = shrink_factors(self.strengths(), amount, power)
+        """Make the penalty's step (``shrink_factors``); ``amount``: a scalar, or one for each."""
+        strengths = self.strengths()
+        factors = shrink_factors(strengths, amount.to(strengths), power)
         for part in self.parts:
             part.scale(factors)
 

@@ -12,7 +12,7 @@ _CHOICES = {
     "form": ("whitened", "plain"),
     "row_parts": ("norms", "filters"),
     "row_groups": ("inner", "all"),
-    "penalty": ("energy", "norm"),
+    "penalty": ("decay", "energy", "norm"),
     "merge": ("cost", "never"),
 }
 
@@ -31,7 +31,8 @@ class RelaxationSettings:
             none); ``filters``: rows of A, whatever follows.
         row_groups: ``inner``: groups with one producer; ``all``: those that residual sums couple
             too.
-        penalty: ``energy``: what shrinks is the energy of a column or channel, at equal rates for
+        penalty: ``decay``: what is about to go shrinks, by the same share each step, and nothing
+            else; ``energy``: what shrinks is the energy of a column or channel, at equal rates for
             equal cost (the reweighted lasso); ``norm``: its norm (the group lasso, as published).
         merge: ``cost``: a pair of factors that costs no less than the one layer counts as that
             layer; ``never``: as the pair that it stays.

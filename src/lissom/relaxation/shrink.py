@@ -18,11 +18,12 @@ def shrink_factors(strengths: Tensor, amounts: Tensor, power: int) -> Tensor:
     Power 1 is the proximal step of the group lasso sum of strengths: all groups lose the same
     strength, the strong ones too. Power 2 is a step of sum of log(strengths), the reweighted lasso:
     all groups lose the same energy, half the amount each, so that the strong ones hardly notice.
+    Power 0 is decay: each loses its own amount as a share.
 
     Args:
         strengths: Norm of each group, any shape.
         amounts: Learning rate times multiplier times group weight, broadcastable to ``strengths``.
-        power: 1 or 2.
+        power: 0, 1 or 2.
 
     Source:
         Yuan and Lin, J. R. Statist. Soc. B 68, 2006, eq. 2.4; Candes, Wakin, Boyd, J. Fourier Anal.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from lissom.plan.alignment import aligned_counts
 from lissom.plan.cost import Cost
 from lissom.relaxation.prices import group_weights
 from lissom.relaxation.rank_and_channels import RankAndChannels
+from lissom.relaxation.records import as_columns, as_records, under
 from lissom.relaxation.shrink import left_after
 from lissom.relaxation.support import COLUMNS, Key, Support, as_support, exact_support, within
 
@@ -70,6 +71,8 @@ class BudgetSteering:
         trajectory: One record per look at the cost.
     """
 
+    _decays = False
+
     def __init__(
         self,
         relaxation: RankAndChannels,
@@ -86,6 +89,12 @@ class BudgetSteering:
             ramp: When.
             round_to: Alignment of ranks and channels at the cut.
         """
+        if relaxation.decays != self._decays:
+            kind = "DecaySteering" if relaxation.decays else "BudgetSteering"
+            raise RecipeError(
+                f"{type(self).__name__}: the relaxation's penalty asks for {kind}; use that, or "
+                "another penalty"
+            )
         self.relaxation, self._limits, self._ramp = relaxation, dict(limits), ramp or Ramp()
         self._original = relaxation.graph.cost
         self._round_to = round_to
@@ -126,12 +135,9 @@ class BudgetSteering:
         if not self.trajectory:
             return ""
         last = self.trajectory[-1]
-        return (
-            ", ".join(
-                f"{unit} {last[unit]:.2f} of {last[f'target_{unit}']:.2f}" for unit in self._limits
-            )
-            + f", lambda {last['lambda']:.1e}"
-        )
+        return ", ".join(
+            f"{unit} {last[unit]:.2f} of {last[f'target_{unit}']:.2f}" for unit in self._limits
+        ) + (f", lambda {last['lambda']:.1e}" if self._multipliers else "")
 
     def scalars(self) -> dict[str, float]:
         """Give the last look's record."""
@@ -211,6 +217,19 @@ class BudgetSteering:
 
     def _cut(self, progress: float) -> None:
         strengths = self.relaxation.strengths()
+        support = self._with_merged(self._best(strengths, self._limits), strengths)
+        cost = self.relaxation.pricer.price(self.relaxation.configuration(support))
+        if not within(cost, self._limits):
+            raise BudgetError(
+                f"the smallest network within reach has {cost.macs:,} MACs and {cost.params:,} "
+                f"parameters, above {self._limits}; raise the budget, learn columns and rows, or "
+                "let coupled channels shrink with row_groups=all"
+            )
+        self.relaxation.freeze(support)
+        self._record(progress, cost)
+
+    def _best(self, strengths: Mapping[Key, Tensor], limits: Mapping[str, int]) -> Support:
+        """Give what to keep within some limits: the most energy per cost."""
         now = self.relaxation.expected()
         weights = group_weights(self.relaxation, strengths, now, self._limits)
         shares = self._multipliers or dict.fromkeys(self._limits, 1.0)
@@ -222,19 +241,7 @@ class BudgetSteering:
         }
         admissible = {key: aligned_counts(len(v), self._round_to) for key, v in strengths.items()}
         pricer, configuration = self.relaxation.pricer, self.relaxation.configuration
-        support = exact_support(
-            scores, admissible, lambda s: pricer.price(configuration(s)), self._limits
-        )
-        support = self._with_merged(support, strengths)
-        cost = pricer.price(configuration(support))
-        if not within(cost, self._limits):
-            raise BudgetError(
-                f"the smallest network within reach has {cost.macs:,} MACs and {cost.params:,} "
-                f"parameters, above {self._limits}; raise the budget, learn columns and rows, or "
-                "let coupled channels shrink with row_groups=all"
-            )
-        self.relaxation.freeze(support)
-        self._record(progress, cost)
+        return exact_support(scores, admissible, lambda s: pricer.price(configuration(s)), limits)
 
     def _with_merged(self, support: Support, strengths: Mapping[Key, Tensor]) -> Support:
         """Give layers that will be merged all of their columns back: they cost nothing there."""
@@ -260,6 +267,11 @@ class BudgetSteering:
         reach = power * max(steps, 1) * step.learning_rate * _AVERAGE_RATE
         return len(self._limits) * float(relative.median()) / reach
 
+    def _cost(self, strengths: Mapping[Key, Tensor]) -> Cost:
+        """Price what has not vanished."""
+        alive = as_support({key: values > 0 for key, values in strengths.items()})
+        return self.relaxation.pricer.price(self.relaxation.configuration(alive))
+
     def _fraction(self, cost: Cost, unit: str) -> float:
         return float(getattr(cost, unit) / getattr(self._original, unit))
 
@@ -276,24 +288,3 @@ class BudgetSteering:
         record |= {f"target_{unit}": self._target(progress, unit) for unit in self._limits}
         record["target"] = record[f"target_{next(iter(self._limits))}"]
         self.trajectory.append(record)
-
-
-def as_columns(records: Sequence[Mapping[str, float]]) -> dict[str, Tensor]:
-    """Give records with the same keys as one tensor per key, for a checkpoint."""
-    return {
-        f"trajectory.{key}": torch.tensor([r[key] for r in records], dtype=torch.float64)
-        for key in (records[0] if records else ())
-    }
-
-
-def as_records(state: Mapping[str, Tensor]) -> list[dict[str, float]]:
-    """Undo ``as_columns``; other tensors are ignored."""
-    start = "trajectory."
-    columns = {k.removeprefix(start): v.tolist() for k, v in state.items() if k.startswith(start)}
-    length = len(next(iter(columns.values()), []))
-    return [{key: values[i] for key, values in columns.items()} for i in range(length)]
-
-
-def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the entries whose names start so, without that."""
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

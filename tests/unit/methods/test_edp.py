@@ -52,7 +52,8 @@ def view(**options):
         ({"rate_factor": 0.0}, "rate_factor=0.0: expected more than 0"),
         ({"lam_rank": -1.0}, "lam_rank=-1.0: expected 0 or more"),
         ({"lam_channel": float("nan")}, "lam_channel=nan: expected 0 or more"),
-        ({"ramp_end": 0.7}, "ramp start=0.1, end=0.7, cut=0.6"),
+        ({"ramp_end": 0.7}, "ramp start=0.*, end=0.7, cut=0"),
+        ({"lead": 0.0}, "lead=0.0: expected more than 0"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(wrong, message) -> None:
@@ -64,7 +65,7 @@ def test_the_faithful_mode_is_the_published_form() -> None:
     faithful = EdpSettings(mode="faithful").relaxation()
     assert (faithful.form, faithful.row_parts, faithful.penalty) == ("plain", "filters", "norm")
     ours = EdpSettings().relaxation()
-    assert (ours.form, ours.row_parts, ours.penalty) == ("whitened", "norms", "energy")
+    assert (ours.form, ours.row_parts, ours.penalty) == ("whitened", "norms", "decay")
 
 
 def test_a_preview_can_not_decide() -> None:
@@ -90,6 +91,7 @@ def test_the_smallest_network_is_within_reach_and_below_all_others() -> None:
         EdpSettings(learn=("columns",), row_groups="all"),
         EdpSettings(learn=("rows",)),
         EdpSettings(merge="never"),
+        EdpSettings(penalty="energy"),
         EdpSettings(start="scratch", penalty="norm", rate_factor=1.0),
     ],
 )

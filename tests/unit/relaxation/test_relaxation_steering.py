@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lissom.errors import BudgetError, RecipeError
 from lissom.extension import StepState
 from lissom.relaxation.published import PublishedSchedule
-from lissom.relaxation.steering import BudgetSteering, Ramp, as_columns, as_records
+from lissom.relaxation.records import as_columns, as_records
+from lissom.relaxation.steering import BudgetSteering, Ramp
 from lissom.task import Classification, Data
 from lissom.train.checkpoint import Checkpoint
 from lissom.train.loop import train
