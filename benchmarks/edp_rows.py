@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from row import Row
 
 GROUPS = ("half", "budgets", "published", "scratch", "ablation", "rival")
 LAMBDAS = (0.005, 0.01, 0.02, 0.04, 0.08)
 # The published form aims at no budget, and the command line wants one: far above every network.
 NO_BUDGET = "macs=1000G"
+HALF = "macs=0.5"
 RIVALS = ("magnitude", "magnitude-recovery-rate", "group-norm", "group-norm-published")
 _SCHEDULES = {"resnet20": (15, 30), "resnet56": (15, 30), "digits_resnet": (5,)}
 _LONG = {"resnet20": 200, "resnet56": 100, "digits_resnet": 10}
@@ -30,44 +31,6 @@ _ABLATIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Row:
-    """One training.
-
-    Attributes:
-        group: One of ``GROUPS``, for ``--rows``.
-        network: ``lissom:`` name without the prefix.
-        variant: What distinguishes the row within group, network and epochs.
-        epochs: Of the one training.
-        budget: As on the command line.
-        settings: PLACE=VALUE, as behind ``--set``.
-        length: ``usual``, or ``long`` for what needs a GPU.
-    """
-
-    group: str
-    network: str
-    variant: str
-    epochs: int
-    budget: str = "macs=0.5"
-    settings: tuple[str, ...] = ()
-    length: str = "usual"
-
-    @property
-    def weights(self) -> str:
-        """Give ``trained``, or ``none`` for a training from scratch."""
-        return "none" if self.group == "scratch" else "trained"
-
-    def name(self, seed: int) -> str:
-        """Give the name of the run's folder; other settings have another one."""
-        digest = hashlib.sha256(repr(self.settings).encode()).hexdigest()[:6]
-        return f"{self.network}-{self.group}-{self.variant}-e{self.epochs}s{seed}-{digest}"
-
-    def key(self, seed: int) -> list[str | int]:
-        """Give what must be equal for a row to count as done."""
-        names = (self.group, self.network, self.variant, self.budget)
-        return [*names, self.epochs, seed, *self.settings]
-
-
 def rows_of(network: str) -> Iterator[Row]:
     """Yield the rows of one network; of ResNet-56 the long ones are most, and none from scratch."""
     schedules, long = _SCHEDULES[network], _LONG[network]
@@ -82,15 +45,15 @@ def rows_of(network: str) -> Iterator[Row]:
         yield from _against_rivals(network, long, "long")
         return
     for epochs, length in ((schedules[-1], "usual"), (long, "long")):
-        yield Row("scratch", network, "edp", epochs, settings=_FROM_SCRATCH, length=length)
+        yield Row("scratch", network, "edp", epochs, HALF, settings=_FROM_SCRATCH, length=length)
     for name, settings in _ABLATIONS.items():
-        yield Row("ablation", network, name, short, settings=settings)
+        yield Row("ablation", network, name, short, HALF, settings=settings)
 
 
 def _against_rivals(network: str, epochs: int, length: str) -> Iterator[Row]:
-    yield Row("half", network, "edp", epochs, length=length)
+    yield Row("half", network, "edp", epochs, HALF, length=length)
     for rival in RIVALS:
-        yield Row("rival", network, rival, epochs, length=length)
+        yield Row("rival", network, rival, epochs, HALF, length=length)
 
 
 def _published(network: str, epochs: int, length: str) -> Iterator[Row]:

@@ -76,6 +76,10 @@ class GroupNorm:
         self._decayed = {id(parameter) for parameter in split_by_decay(model)[0]}
         self.pruner = pruner_of(model, inputs, sparse="yes", reg=pressure.strength)
 
+    def learns(self) -> tuple[nn.Parameter, ...]:
+        """Give nothing: everything is the optimizer's."""
+        return ()
+
     def without_decay(self) -> Iterable[nn.Parameter]:
         """Give nothing: after the cut everything decays; before it ``penalty`` undoes that."""
         return ()
