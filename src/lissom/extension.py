@@ -118,6 +118,10 @@ class ModelView:
         say: Takes one line of text for the user.
         train: For a method that learns; None in a preview.
         score: Gives the task's metric on the test set; for the report alone, never for a choice.
+        recalibrate: Takes the statistics of batch norms anew, in place, as recovery does; gives
+            what was tried, JSON-ready, None where there was nothing to do. None in a preview.
+        original: The network that the whole run starts from, against which losses are counted;
+            None: ``model`` is it.
         base: Plan that led to the network: together with a proposal's, the plan of the file to be.
             None where it is not known.
     """
@@ -134,6 +138,8 @@ class ModelView:
     say: Callable[[str], None] = lambda _line: None
     train: Trainer | None = None
     score: Callable[[nn.Module], float] | None = None
+    recalibrate: Callable[[nn.Module], Mapping[str, Any] | None] | None = None
+    original: nn.Module | None = None
     base: Plan | None = None
 
 

@@ -28,6 +28,11 @@ class Metric:
     unit: str
     higher_is_better: bool
 
+    def points_lost(self, before: float, after: float) -> float:
+        """Give how much worse a value is: hundredths of a fraction, else in the metric's unit."""
+        lost = before - after if self.higher_is_better else after - before
+        return 100 * lost if self.unit == "fraction" else lost
+
 
 @dataclass(frozen=True, slots=True)
 class Data:

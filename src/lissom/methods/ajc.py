@@ -9,29 +9,39 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch import Tensor
 
-from lissom.errors import BudgetError, LissomError, RecipeError
+from lissom.errors import LissomError, RecipeError
 from lissom.extension import ModelView, Proposal
-from lissom.graph.folding import foldable
-from lissom.graph.layers import ModelGraph
+from lissom.methods.forming import Forming
+from lissom.methods.post_training import PostTraining, covariance_layers, measure_gains
+from lissom.methods.post_training_search import Untrained, chosen
 from lissom.methods.units import check_ignored
-from lissom.packed.network import packed_network
-from lissom.packed.writer import PackedFile
+from lissom.methods.wish import Wish
 from lissom.plan.budget import Budget
 from lissom.plan.cost import Cost
 from lissom.plan.plan import Plan
-from lissom.quantization.final_form import FinalForm, final_form
+from lissom.plan.quantize import Quantize
+from lissom.quantization.final_form import FinalForm
+from lissom.quantization.goals import FileBytes, Goal, MostDrop, Phases
+from lissom.quantization.layers import quantizable
 from lissom.quantization.levelled import Levelled
-from lissom.quantization.network import QuantizedNetwork
-from lissom.quantization.steering import FileSize, Phases, SizeSteering
-from lissom.quantization.trim import Trimmable, trimmed
+from lissom.quantization.steering import SizeSteering
+from lissom.quantization.variants import ALLOCATIONS, ORDERS, PRICES, attach_variant
+from lissom.sensitivity.statistics import input_covariances
 
 _BITS_PER_BYTE = 8
+_CHOICES = {
+    "mode": ("joint", "post_training"),
+    "start": ("post_training", "plain"),
+    "price": PRICES,
+    "order": ORDERS,
+    "allocation": ALLOCATIONS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +49,23 @@ class AjcSettings:
     """Free choices of the method.
 
     Attributes:
-        start_bits: Bits per weight, sign included, that every layer starts with.
+        mode: ``joint``: sparsity and levels learned in one training; ``post_training``: no training
+            and no labels, levels by rate and distortion on calibration images.
+        price: What a level costs: what the ``coder`` will charge, or ``binary_entropy``: so many
+            bits per non-zero weight and an ideal mask, as published.
+        order: ``joint``, or ``prune_then_quantize``, an ablation.
+        allocation: ``learned`` per layer, or ``uniform``, an ablation: one density, and
+            ``start_bits`` bits, for all layers.
+        statistics_images: Calibration images for levels without training; 0: none are looked at.
+        start: Where the training begins: at the levels that ``post_training`` would choose for the
+            budget, or ``plain``, at ``start_bits`` everywhere, with a ramp down to the budget;
+            ``order`` and ``allocation`` as ablations always start so.
+        start_bits: Bits per weight, sign included, of a plain start.
         rate_factor: Peak learning rate of the weights, as a multiple of recovery's.
-        quantizer_rate: Peak learning rate of steps, thresholds and ranges (Adam).
-        ramp_start: Share of the training after which the size that is aimed at begins to fall.
+        quantizer_rate: Peak learning rate of steps, thresholds and ranges (Adam); None: 0.001, and
+            more in short trainings.
+        ramp_start: Of a plain start: share of the training after which the size that is aimed at
+            begins to fall.
         ramp_end: Where it has reached the budget.
         hold_at: Where levels are trimmed to the budget and held; scales, biases and batch norms
             train on.
@@ -50,22 +73,48 @@ class AjcSettings:
         weighings: How often the real file is weighed before levels are held.
     """
 
+    mode: str = "joint"
+    price: str = "coder"
+    order: str = "joint"
+    allocation: str = "learned"
+    statistics_images: int = 1024
+    start: str = "post_training"
     start_bits: int = 4
     rate_factor: float = 2.5
-    quantizer_rate: float = 1e-3
+    quantizer_rate: float | None = None
     ramp_start: float = 0.02
     ramp_end: float = 0.5
     hold_at: float = 0.85
     steer_every: int = 50
-    weighings: int = 40
+    weighings: int = 15
 
     def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise RecipeError(
+                    f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}"
+                )
+        ablations = (self.price != "coder", self.order != "joint", self.allocation != "learned")
+        if sum(ablations) > 1:
+            raise RecipeError(
+                f"price={self.price}, order={self.order}, allocation={self.allocation}: ablations "
+                "are taken one at a time; leave the others as they are"
+            )
+        if self.statistics_images < 0:
+            raise RecipeError(f"statistics_images={self.statistics_images}: expected 0 or more")
         if not 1 <= self.start_bits <= 8:
             raise RecipeError(f"start_bits={self.start_bits}: expected 1 to 8")
         for name in ("rate_factor", "quantizer_rate"):
-            if not getattr(self, name) > 0:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
                 raise RecipeError(f"{name}={getattr(self, name)}: expected more than 0")
         self.phases()
+
+    @property
+    def starts_without_training(self) -> bool:
+        """Tell whether the training begins at the levels of ``post_training``."""
+        ours = self.order == "joint" and self.allocation == "learned"
+        return self.start == "post_training" and ours
 
     def phases(self) -> Phases:
         """Give the times of the training."""
@@ -79,21 +128,25 @@ class Ajc:
 
     Attributes:
         name: ``ajc``.
-        trains: True.
-        limits: The size of the file.
+        trains: Unless ``mode`` is ``post_training``.
+        limits: The size of the file, or the quality that may be lost.
     """
 
     name = "ajc"
-    trains = True
-    limits = frozenset({"size"})
+    limits = frozenset({"size", "max_drop"})
 
     def __init__(self, settings: AjcSettings | None = None) -> None:
         self.settings = settings or AjcSettings()
 
+    @property
+    def trains(self) -> bool:
+        """Tell whether ``plan`` trains."""
+        return self.settings.mode == "joint"
+
     def smallest(self, view: ModelView) -> Cost:
         """Give the cost with nothing but zeros for weights: what the file takes besides levels."""
-        layers, _ = quantizable(view.model, view.graph, view.ignore)
-        form = _Forming(view, layers)
+        layers, _ = self._layers(view)
+        form = Forming(view, layers)
         zeros = {
             name: Levelled(
                 torch.zeros_like(view.model.get_submodule(name).weight, dtype=torch.int32),  # type: ignore[arg-type]
@@ -104,148 +157,111 @@ class Ajc:
         packed = form.packed(form.of(view.model, zeros))
         return replace(view.graph.cost, bits=_BITS_PER_BYTE * len(packed.content))
 
+    def _layers(self, view: ModelView) -> tuple[tuple[str, ...], dict[str, str]]:
+        check_ignored(view.graph, view.ignore)
+        return quantizable(view.model, view.graph, view.ignore)
+
     def plan(self, view: ModelView, budget: Budget) -> Proposal:
-        """Attach quantizers, train with the run's settings, harden.
+        """Train quantizers with the run's settings, or choose levels without training; harden.
+
+        Where both a size and a drop are given, the size is what is steered to.
 
         Raises:
-            BudgetError: The budget limits no size, or the file can't be made that small.
+            BudgetError: The budget limits neither, or the file can't be made that small.
             LissomError: The view can't train (a preview).
         """
-        limit = budget.bytes_limit(view.graph.cost)
-        if limit is None:
-            raise BudgetError("ajc is held to the size of the file: give size=25x or size=40kB")
-        if view.train is None or view.recalibrate is None:
+        if self.trains and view.train is None:
             raise LissomError("ajc decides by training, which a preview does not do")
-        layers, refused = quantizable(view.model, view.graph, view.ignore)
-        forming = _Forming(view, layers)
-        relaxed = copy.deepcopy(view.model)
-        network = QuantizedNetwork.attach(relaxed, layers, self.settings.start_bits)
-
-        def weigh(levels: Mapping[str, Levelled]) -> FileSize:
-            packed = forming.packed(forming.of(relaxed, levels))
-            return FileSize(packed.level_bytes, len(packed.content) - packed.level_bytes)
-
-        settings = self.settings
-        steering = SizeSteering(network, limit, weigh, settings.phases(), settings.quantizer_rate)
-        training = view.train(relaxed, steering, rate_factor=settings.rate_factor)
-        recalibration = view.recalibrate(relaxed.eval())
-        before = None if view.score is None else view.score(relaxed)
-        levels = network.levelled()
-        form = forming.within(relaxed, levels, limit)
-        evidence = {
-            "accuracy_before_hardening": before,
-            "trajectory": steering.trajectory,
-            "layers": _layer_evidence(levels),
-            "recalibration": recalibration,
-            "folded": forming.folds,
-            "left_alone": refused,
-        }
-        packed = forming.packed(form)
+        layers, refused = self._layers(view)
+        wish = Wish.of(budget, view)
+        forming = Forming(view, layers)
+        found = (self._trained if self.trains else self._untrained)(view, wish, forming)
+        packed = forming.packed(found.form)
         return Proposal(
-            plan=Plan(form.plan),
-            values=form.values,
+            plan=Plan(found.form.plan),
+            values=found.form.values,
             predicted=replace(view.graph.cost, bits=_BITS_PER_BYTE * len(packed.content)),
-            evidence=evidence,
-            training=training,
+            evidence={
+                **found.evidence,
+                "held_out_drop": wish.drop(forming.built(found.form)),
+                "layers": _layers(found.form),
+                "folded": forming.folds,
+                "left_alone": refused,
+            },
+            training=found.training,
             settled=True,
         )
 
-
-class _Forming:
-    """Gives the network's final form, and the file that it would be."""
-
-    def __init__(self, view: ModelView, layers: tuple[str, ...]) -> None:
-        found = foldable(view.model, view.example_inputs)
-        self.folds = {layer: norm for layer, norm in found.items() if layer in layers}
-        self._base = view.base or Plan.starting_from(view.model)
-        self._plain = copy.deepcopy(view.model)
-
-    def of(self, relaxed: nn.Module, levels: Mapping[str, Levelled]) -> FinalForm:
-        """Give the final form of a network with these levels.
-
-        Args:
-            relaxed: The network, with quantizers or without.
-            levels: For its quantized layers.
-        """
-        # A copy of a network with quantizers shares their classes: taking them off the copy would
-        # break the network.
-        theirs = relaxed.state_dict()
-        for name, tensor in self._plain.state_dict().items():
-            if name in theirs:
-                tensor.copy_(theirs[name])
-        return final_form(self._plain, levels, self.folds)
-
-    def packed(self, form: FinalForm) -> PackedFile:
-        """Give the file."""
-        return packed_network(form.values, self._base + Plan(form.plan))
-
-    def within(self, relaxed: nn.Module, levels: Mapping[str, Levelled], limit: int) -> FinalForm:
-        """Give the final form whose file has at most ``limit`` bytes, trimming where it must.
-
-        Scales and biases trained on after the levels were held, so that the file may have grown by
-        a few bytes.
-
-        Raises:
-            BudgetError: The file exceeds the limit even without any weight.
-        """
-        tensors = {
-            name: Trimmable(one.weight, one.levels, one.step, torch.ones(()))
-            for name, one in levels.items()
-        }
-
-        def formed(chosen: Mapping[str, Tensor]) -> FinalForm:
-            return self.of(relaxed, {n: Levelled(q, levels[n].step) for n, q in chosen.items()})
-
-        form = formed(
-            trimmed(tensors, limit, lambda chosen: len(self.packed(formed(chosen)).content))
+    def _trained(self, view: ModelView, wish: Wish, forming: Forming) -> _Found:
+        """Learn steps, dead zones and weights in one training."""
+        assert view.train is not None
+        settings, phases = self.settings, self.settings.phases()
+        relaxed = copy.deepcopy(view.model)
+        network = attach_variant(
+            relaxed,
+            forming.layers,
+            settings.start_bits,
+            price=settings.price,
+            order=settings.order,
+            allocation=settings.allocation,
         )
-        size = len(self.packed(form).content)
-        if size > limit:
-            raise BudgetError(
-                f"budget: size: the file takes {size:,} bytes without any weight, above {limit:,}; "
-                "allow more, or ignore fewer layers"
-            )
-        return form
+        untrained: Untrained | None = None
+        if settings.starts_without_training:
+            untrained = self._by_distortion(view, wish, forming)
+            network.start_from(untrained[1])
+        goal: Goal = MostDrop(wish.allowed, lambda: wish.drop(relaxed), phases)
+        if wish.limit is not None:
+            goal = FileBytes(wish.limit, phases)
+        weigh = partial(forming.weigh, relaxed)
+        steering = SizeSteering(network, goal, weigh, phases, settings.quantizer_rate)
+        training = view.train(relaxed, steering, rate_factor=settings.rate_factor)
+        evidence: dict[str, Any] = {
+            "recalibration": view.recalibrate(relaxed.eval()) if view.recalibrate else None,
+            "accuracy_before_hardening": view.score(relaxed) if view.score else None,
+            "trajectory": steering.trajectory,
+        }
+        form = forming.wished(relaxed, network.levelled(), wish)
+        if untrained is not None and wish.drop(forming.built(form)) > wish.allowed:
+            # Steered to a quality that it then missed: what held it before the training still does.
+            before = forming.wished(untrained[0], untrained[1], wish)
+            if wish.drop(forming.built(before)) <= wish.allowed:
+                form, evidence["kept"] = before, "levels without training"
+        return _Found(form, evidence, training)
+
+    def _untrained(self, view: ModelView, wish: Wish, forming: Forming) -> _Found:
+        """Choose levels by rate and distortion."""
+        network, levels, recalibration = self._by_distortion(view, wish, forming)
+        form = forming.wished(network, levels, wish)
+        return _Found(form, {"recalibration": recalibration}, None)
+
+    def _by_distortion(self, view: ModelView, wish: Wish, forming: Forming) -> Untrained:
+        """Choose levels on calibration images, or on the weights alone where none are asked for."""
+        images, layers = self.settings.statistics_images, forming.layers
+        covariances: Mapping[str, Tensor] = {}
+        gains: Mapping[str, float] = {}
+        if images:
+            batches, measurable = view.data.calibration, covariance_layers(view.model, layers)
+            covariances = input_covariances(view.model, measurable, batches, view.task, images)
+            gains = measure_gains(view, layers, images, covariances)
+        return chosen(view, wish, forming, PostTraining(view.model, layers, covariances, gains))
 
 
-def quantizable(
-    model: nn.Module, graph: ModelGraph, ignore: frozenset[str]
-) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Name the layers whose weights become levels, and say why the others do not.
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What training, or rate and distortion, came to."""
 
-    Args:
-        model: The network.
-        graph: What it is made of.
-        ignore: Layers that the user wants left alone.
-
-    Returns:
-        Names in execution order, and a reason for every other convolution or linear layer.
-    """
-    check_ignored(graph, ignore)
-    counts: dict[int, int] = {}
-    for _, parameter in model.named_parameters(remove_duplicate=False):
-        counts[id(parameter)] = counts.get(id(parameter), 0) + 1
-    chosen, refused = [], {}
-    for layer in graph.layers:
-        module = model.get_submodule(layer.name) if layer.name else model
-        if not isinstance(module, (_ConvNd, nn.Linear)):
-            continue
-        weight = module._parameters.get("weight")
-        if layer.name in ignore:
-            refused[layer.name] = "ignored"
-        elif weight is None:
-            refused[layer.name] = "its weight is computed by something else"
-        elif counts[id(weight)] > 1:
-            refused[layer.name] = "shares its weight with another layer"
-        elif not layer.calls:
-            refused[layer.name] = "does not run"
-        else:
-            chosen.append(layer.name)
-    return tuple(chosen), refused
+    form: FinalForm
+    evidence: Mapping[str, Any]
+    training: Mapping[str, Any] | None
 
 
-def _layer_evidence(levels: Mapping[str, Levelled]) -> dict[str, Any]:
+def _layers(form: FinalForm) -> dict[str, Any]:
+    """Say of each layer with levels how many bits they have, and which share of them is not 0."""
     return {
-        name: {"bits": one.bits, "density": one.density, "step": float(one.step)}
-        for name, one in levels.items()
+        one.layer: {
+            "bits": one.bits,
+            "density": one.nonzero / form.values[f"{one.layer}.weight"].numel(),
+        }
+        for one in form.plan
+        if isinstance(one, Quantize)
     }

@@ -7,11 +7,14 @@ from types import MappingProxyType
 from typing import Any
 
 from lissom.extension import Method, find_method
+from lissom.methods.ajc import Ajc, AjcSettings
 from lissom.methods.edp import Edp, EdpSettings
 from lissom.methods.hmc import VARIANTS, Hmc, HmcSettings
 
-METHODS: Mapping[str, type] = MappingProxyType({"edp": Edp, "hmc": Hmc})
-SETTINGS: Mapping[str, type] = MappingProxyType({"edp": EdpSettings, "hmc": HmcSettings})
+METHODS: Mapping[str, type] = MappingProxyType({"ajc": Ajc, "edp": Edp, "hmc": Hmc})
+SETTINGS: Mapping[str, type] = MappingProxyType(
+    {"ajc": AjcSettings, "edp": EdpSettings, "hmc": HmcSettings}
+)
 
 
 def method_called(name: str) -> Method:

@@ -103,6 +103,11 @@ class PostTraining:
             for name, index in chosen.items()
         }
 
+    @property
+    def fewest_bits(self) -> float:
+        """Give the least that ``levels_for`` can be asked for."""
+        return sum(min(point.bits for point in points) for points in self._points.values())
+
     def _bits(self, chosen: Mapping[str, int]) -> float:
         return sum(self._points[name][index].bits for name, index in chosen.items())
 
@@ -161,8 +166,8 @@ def measure_gains(
     """
     model, batches = view.model, view.data.calibration
     if covariances is None:
-        plain = [name for name in layers if _ungrouped(model.get_submodule(name))]
-        covariances = input_covariances(model, plain, batches, view.task, images)
+        measurable = covariance_layers(model, layers)
+        covariances = input_covariances(model, measurable, batches, view.task, images)
     candidates, errors = [], []
     for name in layers:
         quadratic = _quadratic(model, name, covariances)
@@ -178,6 +183,11 @@ def measure_gains(
         for name, harm, error in zip(layers, harms.mean, errors, strict=True)
         if harm > 0 and error > 0
     }
+
+
+def covariance_layers(model: nn.Module, layers: Sequence[str]) -> list[str]:
+    """Name the layers that input covariances are defined for: linear, and ungrouped Conv2d."""
+    return [name for name in layers if _ungrouped(model.get_submodule(name))]
 
 
 def _quadratic(model: nn.Module, name: str, covariances: Mapping[str, Tensor]) -> Quadratic:

@@ -222,6 +222,7 @@ class Job:
             model=model,
             graph=graph,
             example_inputs=self.example_inputs,
+            original=self.model,
             task=self.task,
             data=self.data,
             ignore=frozenset(self.settings.ignore),

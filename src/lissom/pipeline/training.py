@@ -22,6 +22,7 @@ from lissom.train.evaluate import evaluate
 from lissom.train.history import History
 from lissom.train.loop import train
 from lissom.train.machine import choose_machine
+from lissom.train.recalibrate import recalibrate
 from lissom.train.recover import recover
 from lissom.train.settings import TrainSettings
 
@@ -102,6 +103,11 @@ class Training:
             checkpoint=None if trained else Checkpoint(stage.training, plan_hash),
             logs=self._log_folder(stage, "recovery"),
         )
+
+    def recalibrate(self, model: nn.Module) -> Mapping[str, Any] | None:
+        """Take the statistics of batch norms anew, in place, as recovery does."""
+        found = recalibrate(model, self.data, self.task, self.settings, teacher=self.teacher)
+        return None if found is None else asdict(found)
 
     def _log_folder(self, stage: StageFolder, name: str) -> Path | None:
         return None if self.logs is None else self.logs / f"{stage.folder.name}-{name}"

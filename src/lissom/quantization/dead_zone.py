@@ -19,6 +19,8 @@ from lissom.quantization.rate import (
 
 _NARROWEST = 1e-8
 _MOST_LEVELS = 128  # 8 bits
+_FINE = 2.0**20
+_MARGIN = 0.01  # steps, between a weight and the border of its level
 
 
 class DeadZone(nn.Module):
@@ -32,12 +34,15 @@ class DeadZone(nn.Module):
         tau: Of the dead zone; -infinity is plain rounding.
         rho: Log of the range in steps.
         lengths: l(k) of the moving histogram of magnitudes, (limit + 1,), a buffer.
+        mask: Weights that may be other than 0, a buffer; all, unless ``keep_mask`` was called.
+        rounds: Whether weights outside the dead zone are rounded; if not, they pass as they are.
         fixed: Levels that hold, int16, a buffer; of no meaning before ``hold``.
         holds: Whether they do; the step then moves relative to the deviation at that time.
     """
 
     lengths: Tensor
     fixed: Tensor
+    mask: Tensor
     deviation: Tensor
 
     def __init__(self, weight: Tensor, bits: int = 4, dead: float = 0.1) -> None:
@@ -62,8 +67,9 @@ class DeadZone(nn.Module):
         self.rho = nn.Parameter(torch.tensor(math.log(largest)))
         self.register_buffer("lengths", torch.ones(2 ** (bits - 1) + 1))
         self.register_buffer("fixed", torch.zeros_like(weight, dtype=torch.int16))
+        self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
         self.register_buffer("deviation", torch.tensor(deviation))
-        self.holds = False
+        self.holds, self.rounds = False, True
         self.refresh(weight)
 
     def step(self, weight: Tensor) -> Tensor:
@@ -84,7 +90,12 @@ class DeadZone(nn.Module):
         """Give w^, with gradients for the weight and the three numbers; once held for s alone."""
         if self.holds:
             return held(weight, self.step(weight), (self.tau, self.rho), self.fixed)
-        return quantized(weight, self.step(weight), self.threshold(weight), self.largest)
+        if not self.rounds:
+            # Steps so fine that nothing is rounded; the dead zone keeps its gradient.
+            fine = weight.detach().abs().amax().clamp_min(_NARROWEST) / _FINE
+            return quantized(weight, fine, self.threshold(weight), torch.full_like(fine, _FINE))
+        step, threshold = self.step(weight), self.threshold(weight)
+        return quantized(weight * self.mask, step, threshold, self.largest)
 
     @torch.no_grad()
     def levels(self, weight: Tensor) -> Tensor:
@@ -92,8 +103,8 @@ class DeadZone(nn.Module):
         if self.holds:
             return self.fixed.to(torch.int32)
         largest = self.largest.ceil()
-        found = levels_of(weight, self.step(weight), self.threshold(weight), largest)
-        return found.to(torch.int32)
+        step, threshold = self.step(weight), self.threshold(weight)
+        return (levels_of(weight, step, threshold, largest) * self.mask).to(torch.int32)
 
     def bits(self, weight: Tensor) -> Tensor:
         """Give what a coder of the last refreshed histogram would charge, differentiable.
@@ -118,6 +129,34 @@ class DeadZone(nn.Module):
     def levelled(self, weight: Tensor) -> Levelled:
         """Give levels and step as they are now, on the CPU."""
         return Levelled(self.levels(weight).cpu(), self.step(weight).float().cpu())
+
+    @torch.no_grad()
+    def start_from(self, weight: Tensor, found: Levelled) -> None:
+        """Begin at levels and a step that are known, with the least change of the weight.
+
+        Each weight is moved to the nearest value that the quantizer maps to its level.
+
+        Args:
+            weight: Changed in place.
+            found: Of the same shape.
+        """
+        levels = found.levels.to(weight.device)
+        size, step = levels.abs(), found.step.to(weight)
+        dead = 0.5 + F.softplus(self.tau)
+        low = torch.where(size > 1, size - 0.5, dead) + _MARGIN
+        high = torch.where(size > 0, (size + 0.5).maximum(dead + 2 * _MARGIN), dead) - _MARGIN
+        signed = weight * torch.where(levels == 0, weight.sign(), levels.sign()) / step
+        inside = signed.clamp(torch.where(size > 0, low, torch.zeros_like(low)), high)
+        weight.copy_(inside * step * torch.where(levels == 0, weight.sign(), levels.sign()))
+        self.sigma.copy_((step / weight.std().clamp_min(_NARROWEST)).log())
+        self.rho.copy_(size.max().clamp_min(1).to(self.rho).log())
+        self.refresh(weight)
+
+    @torch.no_grad()
+    def keep_mask(self, weight: Tensor) -> None:
+        """Leave what is 0 now at 0 from now on, and round what is not."""
+        self.mask.copy_(self.levels(weight) != 0)
+        self.rounds = True
 
     @torch.no_grad()
     def hold(self, weight: Tensor, levels: Tensor) -> None:

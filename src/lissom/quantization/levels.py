@@ -34,7 +34,8 @@ def levels_of(weight: Tensor, step: Tensor, threshold: Tensor, largest: Tensor) 
 def quantized(weight: Tensor, step: Tensor, threshold: Tensor, largest: Tensor) -> Tensor:
     """Give w^ = s q, exactly that product, with gradients for all four.
 
-    * w: straight through where |w| <= s q_max, for masked weights too, so that they may come back;
+    * w: straight through where |w| <= s q_max, for masked weights too, so that they may come back,
+      unless all weights of their output (axis 0) are masked;
     * s: round(u) - u for u = |w| / s inside the range, q_max outside (the learned step size);
     * t: through a sigmoid of width 0.2 t around the threshold, whose value is never used;
     * q_max: s where the range clips.
@@ -97,6 +98,8 @@ class _Quantize(torch.autograd.Function):
         sizes = weight.abs() / step
         inside = sizes <= top
         kept = weight.abs() > threshold
+        # A batch norm divides what comes from a silent output by next to nothing.
+        gradient = gradient * _sounding(kept)
         signed = gradient * weight.sign()
         magnitude = sizes.round().clamp_min(1).minimum(top)
         to_step = torch.where(inside, magnitude - sizes, top) * kept
@@ -109,3 +112,10 @@ class _Quantize(torch.autograd.Function):
             (signed * to_threshold).sum().reshape(threshold.shape),
             (signed * step * (kept & ~inside)).sum().reshape(largest.shape),
         )
+
+
+def _sounding(kept: Tensor) -> Tensor:
+    """Say which outputs have a weight left, broadcastable to the weight."""
+    if kept.dim() < 2:
+        return torch.ones_like(kept)
+    return kept.flatten(1).any(1).reshape(-1, *[1] * (kept.dim() - 1))

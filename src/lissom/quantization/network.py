@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class QuantizedNetwork:
     @classmethod
     def attach(
         cls, model: nn.Module, layers: Sequence[str], bits: int = 4, dead: float = 0.1
-    ) -> QuantizedNetwork:
+    ) -> Self:
         """Quantize the weights of some layers.
 
         Args:
@@ -96,6 +97,17 @@ class QuantizedNetwork:
         self.scale_steps(math.exp(high - now))
         return math.exp(high)
 
+    def advance(self, progress: float) -> bool:  # noqa: ARG002  (for variants)
+        """Go to the next part of the training when it is time.
+
+        Args:
+            progress: Share of the training that is done.
+
+        Returns:
+            Whether the function jumped.
+        """
+        return False
+
     def refresh(self, keep: float = 0.0) -> None:
         """Take all histograms anew, but for the share ``keep`` of the old code lengths."""
         for _, zone, weight in self:
@@ -104,6 +116,11 @@ class QuantizedNetwork:
     def levelled(self) -> dict[str, Levelled]:
         """Give levels and steps as they are now."""
         return {name: zone.levelled(weight) for name, zone, weight in self}
+
+    def start_from(self, found: Mapping[str, Levelled]) -> None:
+        """Begin at levels and steps that are known; weights move to where they have them."""
+        for name, zone, weight in self:
+            zone.start_from(weight, found[name])
 
     def hold(self, levels: Mapping[str, Tensor]) -> None:
         """Keep these levels from now on."""

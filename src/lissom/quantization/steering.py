@@ -1,4 +1,4 @@
-"""Steer the quantizers of a network to a size of the real file."""
+"""Steer the quantizers of a network to a size of the real file, or to what may be lost."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lissom.errors import RecipeError
 from lissom.extension import StepState
+from lissom.quantization.goals import Goal, Phases
 from lissom.quantization.levelled import Levelled
 from lissom.quantization.network import QuantizedNetwork
-from lissom.quantization.trim import Trimmable, trimmed
+from lissom.quantization.trim import Trimmable
 
 _SLOWEST_RATE, _FASTEST_RATE = 1e-3, 1e-2  # of Adam
 _WAY = 4.0  # that it can go in a training, in logs
 _TRUST = 0.1  # in what the gradients since the last look say of the price of a bit
 _KEEP = 0.5  # of the code lengths, per look
-_AIM = 1.005  # of the limit: trimming does the rest, where it harms least
 _FISHER_DECAY = 0.99
 _FISHER_SHARE = 0.1  # of the training, before levels are held
 _EVEN = 0.5  # share of a layer's mean in the curvature of each of its weights
@@ -51,40 +50,6 @@ class Weigh(Protocol):
         """Give the bytes of the real file."""
 
 
-@dataclass(frozen=True, slots=True)
-class Phases:
-    """When what happens, in shares of the training.
-
-    Attributes:
-        start: The size that is aimed at begins to fall.
-        end: It has reached its goal.
-        hold: Levels are trimmed to the goal and held; scales, norms and biases train on.
-        every: Steps between two looks at the code lengths; short trainings look more often.
-        weigh: Times that the real file is weighed until levels are held.
-    """
-
-    start: float = 0.02
-    end: float = 0.5
-    hold: float = 0.85
-    every: int = 50
-    weigh: int = 40
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.start < self.end <= self.hold < 1:
-            raise RecipeError(
-                f"phases start={self.start}, end={self.end}, hold={self.hold}: expected "
-                "0 <= start < end <= hold < 1"
-            )
-        for name in ("every", "weigh"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"{name}={getattr(self, name)}: expected at least 1")
-
-    def target(self, progress: float, first: float, last: float) -> float:
-        """Give the size that is aimed at: from ``first`` to ``last``, by equal factors."""
-        share = min(max((progress - self.start) / (self.end - self.start), 0.0), 1.0)
-        return first * (last / first) ** share
-
-
 @dataclass(slots=True)
 class _State:
     """Numbers that a resumed training needs.
@@ -95,7 +60,6 @@ class _State:
         steps: Since then.
         coder: Real bytes of the levels per byte of their entropy.
         others: Bytes of the file besides levels.
-        first: Size at the first look.
         turn: Which weighing was the last.
     """
 
@@ -104,7 +68,6 @@ class _State:
     steps: float = 0.0
     coder: float = 1.0
     others: float = 0.0
-    first: float = 0.0
     turn: float = -1.0
 
 
@@ -129,24 +92,25 @@ class SizeSteering:
     def __init__(
         self,
         network: QuantizedNetwork,
-        limit: int,
+        goal: Goal,
         weigh: Weigh,
-        phases: Phases | None = None,
+        phases: Phases,
         rate: float | None = None,
     ) -> None:
         """Set the goal.
 
         Args:
             network: Already attached.
-            limit: Bytes of the file.
+            goal: Says how many bytes the file should have.
             weigh: Gives the bytes of the file that would be written now.
             phases: When.
             rate: Learning rate of steps, thresholds and ranges; None: 0.001, and up to 0.01 in
                 short trainings, so that they can get anywhere.
         """
-        self.network, self._limit, self._weigh = network, limit, weigh
-        self._phases, self._rate = phases or Phases(), rate
-        self._adam = torch.optim.Adam(network.parameters(), lr=_SLOWEST_RATE)
+        self.network, self._goal, self._weigh = network, goal, weigh
+        self._phases, self._rate = phases, rate
+        own = network.parameters()
+        self._adam = torch.optim.Adam(own, lr=_SLOWEST_RATE) if own else None
         self._state = _State()
         self._pull = torch.zeros((), dtype=torch.float64)
         self._fisher: dict[str, Tensor] = {}
@@ -176,10 +140,11 @@ class SizeSteering:
         if step.progress >= self._phases.hold or step.step + 1 == step.steps:
             self._hold(step)
             return True
+        jumped = self.network.advance(step.progress)
         every = max(1, min(self._phases.every, step.steps // 100))
-        if step.step % every == 0:
+        if jumped or step.step % every == 0:
             self._look(step)
-        return False
+        return jumped
 
     def after_average(self) -> None:
         """Leave everything as it is: levels that hold are no weights."""
@@ -202,9 +167,11 @@ class SizeSteering:
         """Give multiplier, what the file has shown, trajectory and Adam's moments."""
         state = {"numbers": torch.tensor(astuple(self._state), dtype=torch.float64)}
         state["pull"] = self._pull
+        state["goal"] = torch.tensor(self._goal.numbers(), dtype=torch.float64)
         state |= {f"network.{name}": value for name, value in self.network.state_dict().items()}
         state |= {f"fisher.{name}": value for name, value in self._fisher.items()}
-        for index, moments in self._adam.state_dict()["state"].items():
+        adam = self._adam.state_dict()["state"] if self._adam is not None else {}
+        for index, moments in adam.items():
             state |= {f"adam.{index}.{key}": value for key, value in moments.items()}
         for key in self.trajectory[0] if self.trajectory else ():
             column = [record[key] for record in self.trajectory]
@@ -215,25 +182,30 @@ class SizeSteering:
         """Continue from ``state_dict``'s output."""
         self._state = _State(*state["numbers"].tolist())
         self._pull = state["pull"].clone()
+        self._goal.restore(state["goal"].tolist())
         self.network.load_state_dict(_under("network.", state))
         self._fisher = {name: value.clone() for name, value in _under("fisher.", state).items()}
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _under("adam.", state).items():
             index, _, key = name.partition(".")
             moments.setdefault(int(index), {})[key] = value.clone()
-        groups = self._adam.state_dict()["param_groups"]
-        self._adam.load_state_dict({"state": moments, "param_groups": groups})
+        if self._adam is not None:
+            groups = self._adam.state_dict()["param_groups"]
+            self._adam.load_state_dict({"state": moments, "param_groups": groups})
         columns = {k: v.tolist() for k, v in _under("trajectory.", state).items()}
         length = len(next(iter(columns.values()), []))
         self.trajectory = [{k: v[i] for k, v in columns.items()} for i in range(length)]
 
     def _learn(self, step: StepState) -> None:
         """Step steps, thresholds and ranges, at a rate that falls like a cosine."""
+        if self._adam is None:
+            return
         rate = self._rate or min(max(_WAY / step.steps, _SLOWEST_RATE), _FASTEST_RATE)
         for group in self._adam.param_groups:
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step.progress))
-        pulls = [zone.sigma.grad for zone in self.network.zones.values()]
-        self._pull = self._pull + sum(pull.double().cpu() for pull in pulls if pull is not None)
+        grads = [zone.sigma.grad for zone in self.network.zones.values()]
+        pull = torch.stack([grad for grad in grads if grad is not None]).double().sum()
+        self._pull = self._pull.to(pull.device) + pull
         self._state.steps += 1
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
@@ -254,14 +226,12 @@ class SizeSteering:
         """Say what a bit is worth, weigh the file when it is time, and go to the size aimed at."""
         state = self._state
         self._appraise()
-        turn = int(step.progress / self._phases.hold * self._phases.weigh)
+        turn = self._phases.turn(step.progress)
         if turn > state.turn:
             size = self._weigh(self.network.levelled())
-            state.coder = 8 * size.levels / self.network.entropy()
+            state.coder = 8 * size.levels / max(self.network.entropy(), 1.0)
             state.others, state.turn = size.others, turn
-        if not state.first:
-            state.first = max(self._size(), self._limit)
-        goal = self._phases.target(step.progress, state.first, _AIM * self._limit)
+        goal = self._goal.aim(step.progress, self._size())
         if step.progress >= self._phases.start:
             self.network.widen_to(8 * max(goal - state.others, 1) / state.coder)
         self.network.refresh(_KEEP if self.trajectory else 0.0)
@@ -278,6 +248,8 @@ class SizeSteering:
             worth = float(self._pull) / state.steps / state.saving + state.price
             state.price = max(state.price + _TRUST * (worth - state.price), 0.0)
         self._pull, state.steps = torch.zeros((), dtype=torch.float64), 0
+        if self._adam is None:
+            return
         sigmas = [zone.sigma for zone in self.network.zones.values()]
         slopes = torch.autograd.grad(self.network.bits(), sigmas)
         state.saving = -float(torch.stack(slopes).sum())
@@ -296,9 +268,10 @@ class SizeSteering:
             given = {name: Levelled(q, levelled[name].step) for name, q in levels.items()}
             return self._weigh(given).total
 
-        found = trimmed(tensors, self._limit, measure)
+        found = self._goal.levels(tensors, measure)
         self.network.hold(found)
-        self._record(step.progress, measure(found), self._limit)
+        size = measure(found)
+        self._record(step.progress, size, self._goal.aim(step.progress, size))
 
     def _curvature(self, layer: str) -> Tensor:
         """Give the mean squared gradient per weight, drawn half-way to the layer's mean."""

@@ -13,6 +13,7 @@ from lissom.quantization.rate import code_lengths, magnitude_counts
 
 _TRIES = 40
 _CLOSE = 0.998  # of the limit: near enough
+_LOOKS, _REFINEMENTS = 12, 3  # of the price that is bearable
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,42 @@ def trimmed(
         found, high = attempt, middle
         if size >= _CLOSE * limit:
             break
+    return found
+
+
+def trimmed_while(
+    tensors: Mapping[str, Trimmable], bearable: Callable[[Mapping[str, Tensor]], bool]
+) -> dict[str, Tensor]:
+    """Make levels as cheap as is bearable, with one price for all.
+
+    Args:
+        tensors: By name.
+        bearable: Whether given levels may stay; the price is doubled while they may, then the last
+            factor is halved a few times.
+
+    Returns:
+        The levels; unchanged where nothing cheaper is bearable.
+    """
+    found = {name: tensor.levels for name, tensor in tensors.items()}
+    tables = {name: _lengths(levels) for name, levels in found.items()}
+    low, high = 0.0, _first_price(tensors)
+    for _ in range(_LOOKS):
+        attempt = {name: cheaper(one, tables[name], high) for name, one in tensors.items()}
+        if bearable(attempt):
+            found, low, high = attempt, high, 2 * high
+        elif low:
+            break
+        else:
+            high /= 4
+    if not low:
+        return found
+    for _ in range(_REFINEMENTS):
+        middle = math.sqrt(low * high)
+        attempt = {name: cheaper(one, tables[name], middle) for name, one in tensors.items()}
+        if bearable(attempt):
+            found, low = attempt, middle
+        else:
+            high = middle
     return found
 
 

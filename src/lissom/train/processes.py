@@ -45,8 +45,8 @@ class Weighed:
     part: Tensor | None = None
 
     def plus(self, penalty: Tensor) -> Weighed:
-        """Add what does not depend on the images."""
-        return replace(self, here=self.here + penalty, mean=self.mean + penalty.detach())
+        """Add what does not depend on the images; the mean that is told stays the images' loss."""
+        return replace(self, here=self.here + penalty)
 
 
 @dataclass(frozen=True, slots=True)

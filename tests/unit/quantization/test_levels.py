@@ -52,3 +52,10 @@ def test_gradients_by_hand():
     values = (1.0, 1.0, -1.0, 3.0)  # what each weight is, or would be, outside the dead zone
     expected = -sum(slope * value for slope, value in zip(slopes, values, strict=True))
     assert float(threshold.grad) == pytest.approx(expected)
+
+
+def test_an_output_without_weights_learns_nothing():
+    weight = torch.tensor([[0.1, 0.2], [0.1, 2.0]], requires_grad=True)
+    given = [torch.tensor(v, requires_grad=True) for v in (1.0, 0.6, 3.0)]
+    quantized(weight, *given).backward(torch.full((2, 2), 1e6))
+    assert weight.grad.tolist() == [[0, 0], [1e6, 1e6]]

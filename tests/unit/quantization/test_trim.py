@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lissom.quantization.rate import code_lengths, magnitude_counts
-from lissom.quantization.trim import Trimmable, cheaper, trimmed
+from lissom.quantization.trim import Trimmable, cheaper, trimmed, trimmed_while
 
 
 def tensor_of(weights, step, curvature=1.0):
@@ -102,3 +102,15 @@ def test_one_price_for_all(tensors):
     found = trimmed(tensors, limit, magnitudes)
     below = max(size for size in sizes if size <= limit)
     assert below * 0.99 <= magnitudes(found) <= limit
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_as_cheap_as_is_bearable(tensors, share):
+    whole = magnitudes({name: one.levels for name, one in tensors.items()})
+    found = trimmed_while(tensors, lambda levels: magnitudes(levels) >= share * whole)
+    assert share * whole <= magnitudes(found) <= (share + 0.12) * whole
+
+
+def test_where_nothing_is_bearable_nothing_changes(tensors):
+    found = trimmed_while(tensors, lambda _levels: False)
+    assert all(torch.equal(found[name], one.levels) for name, one in tensors.items())

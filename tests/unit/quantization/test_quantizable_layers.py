@@ -1,0 +1,33 @@
+import torch
+from torch import nn
+
+from lissom.graph.capture import capture
+from lissom.quantization.layers import quantizable
+
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.one = nn.Linear(6, 6, bias=False)
+        self.two = nn.Linear(6, 6, bias=False)
+        self.two.weight = self.one.weight
+        self.up = nn.ConvTranspose2d(6, 6, 2)
+        self.scaled = nn.utils.parametrizations.weight_norm(nn.Linear(6, 4))
+        self.idle = nn.Linear(2, 2)
+
+    def forward(self, x):
+        x = self.up(self.stem(x)).mean((2, 3))
+        return self.scaled(self.two(self.one(x)))
+
+
+def test_every_layer_is_offered_or_explained():
+    model = Odd().eval()
+    graph = capture(model, (torch.zeros(1, 3, 6, 6),))
+    chosen, refused = quantizable(model, graph, frozenset({"up"}))
+    assert chosen == ("stem",)
+    assert refused["up"] == "ignored"
+    assert "shares its weight" in refused["one"]
+    assert "computed by something else" in refused["scaled"]
+    assert refused["idle"] == "does not run"
+    assert quantizable(model, graph, frozenset())[0] == ("stem", "up")
