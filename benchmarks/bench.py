@@ -127,7 +127,7 @@ def compressed(
         "original": {name: report["original"][name] for name in FIGURES},
         "compressed": {name: report["compressed"][name] for name in names},
         **{
-            section: {name: report[section].get(name) for name in fields}
+            section: {name: report.get(section, {}).get(name) for name in fields}
             for section, fields in sections.items()
         },
         "seconds": report["provenance"]["seconds"],

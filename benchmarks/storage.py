@@ -24,7 +24,7 @@ _LEARNED = (
     "recalibration",
     "trajectory",
 )
-_RATIOS = ("r1", "r2", "r3", "r4", "bytes", "baselines")
+_STORED = ("original_bytes", "bytes", "ratios", "by_kind", "estimates", "baselines")
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def _figures(given: argparse.Namespace, row: Row) -> Figures:
-    return compressed(given, row, "ajc", {"ajc": _LEARNED, "storage": _RATIOS})
+    return compressed(given, row, "ajc", {"ajc": _LEARNED, "storage": _STORED})
 
 
 if __name__ == "__main__":
