@@ -11,7 +11,13 @@ LAMBDAS = (0.005, 0.01, 0.02, 0.04, 0.08)
 # The published form aims at no budget, and the command line wants one: far above every network.
 NO_BUDGET = "macs=1000G"
 HALF = "macs=0.5"
-RIVALS = ("magnitude", "magnitude-recovery-rate", "group-norm", "group-norm-published")
+RIVALS = (
+    "magnitude",
+    "magnitude-0.01",
+    "magnitude-0.02",
+    "group-norm",
+    "group-norm-published",
+)
 _SCHEDULES = {"resnet20": (15, 30), "resnet56": (15, 30), "digits_resnet": (5,)}
 _LONG = {"resnet20": 200, "resnet56": 100, "digits_resnet": 10}
 # The published peak learning rate, for trainings whose multipliers or start are the published ones.
@@ -23,11 +29,18 @@ _FROM_SCRATCH = (
     "recover.recalibration_images=0",
     *_PUBLISHED_RATE,
 )
+# Penalties need time: what they press on vanishes only when everything has been pressed.
+_SLOW_RAMP = (
+    "stages.0.ramp_start=0.1",
+    "stages.0.ramp_end=0.55",
+    "stages.0.cut_at=0.6",
+)
 _ABLATIONS = {
     "columns-only": ("stages.0.learn=[columns]",),
     "rows-only": ("stages.0.learn=[rows]",),
     "never-merged": ("stages.0.merge=never",),
-    "group-lasso": ("stages.0.penalty=norm",),
+    "reweighted-lasso": ("stages.0.penalty=energy", *_SLOW_RAMP),
+    "group-lasso": ("stages.0.penalty=norm", *_SLOW_RAMP),
 }
 
 

@@ -21,7 +21,7 @@ from lissom.recipe.read import read_recipe
 RECIPE = """
 model: {name: lissom:digits_resnet, weights: WEIGHTS}
 data: {name: digits, calibration_images: 256}
-stages: [{method: edp, statistics_images: 256, steer_every: 5, rate_factor: 1.0}]
+stages: [{method: edp, statistics_images: 256, steer_every: 5, ramp_end: 0.5, cut_at: 0.6}]
 budget: {macs: 0.5}
 recover: {epochs: 3, learning_rate: 0.05, warmup_steps: 2, recalibration_images: 256}
 seed: 3
@@ -82,7 +82,7 @@ def quickly(model: nn.Module, budget: str = "macs=0.6", **changes: Any) -> lisso
     recover = lissom.TrainSettings(
         epochs=1, learning_rate=0.02, recalibration_images=64, device="cpu", warmup_steps=1
     )
-    edp = EdpSettings(statistics_images=64, rate_factor=1.0, **changes)
+    edp = EdpSettings(statistics_images=64, **changes)
     return lissom.compress(
         model,
         (torch.zeros(1, 1, 8, 8),),

@@ -48,7 +48,8 @@ class EdpSettings:
             (reweighted lasso) or ``norm`` (group lasso), which ``faithful`` always has.
         merge: Pairs become one layer where that costs no more (``cost``), where it is faster as
             measured (``time``), or ``never``.
-        rate_factor: Peak learning rate, as a multiple of recovery's.
+        rate_factor: Peak learning rate, as a multiple of recovery's. A pair of balanced factors
+            moves their product by twice its size times the rate, so that it is warm already.
         statistics_images: Calibration images for the input covariances.
         ramp_start: Of ``budget``, as the four below: share of the training after which the target
             cost begins to fall.
@@ -66,12 +67,12 @@ class EdpSettings:
     row_groups: str = "inner"
     penalty: str = "decay"
     merge: str = "cost"
-    rate_factor: float = 2.5
+    rate_factor: float = 1.0
     statistics_images: int = 2048
-    ramp_start: float = 0.02
-    ramp_end: float = 0.35
-    cut_at: float = 0.4
-    lead: float = 0.1
+    ramp_start: float = 0.0
+    ramp_end: float = 0.1
+    cut_at: float = 0.1
+    lead: float = 0.05
     steer_every: int = 50
     lam_rank: float = 0.01
     lam_channel: float = 0.01
