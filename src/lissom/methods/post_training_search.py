@@ -60,15 +60,16 @@ def chosen(view: ModelView, wish: Wish, forming: Forming, ladder: PostTraining) 
 def _by_size(view: ModelView, limit: int, forming: Forming, ladder: PostTraining) -> Levels:
     """Ask for bits until the real file is close to the limit, from below where that is possible."""
     bits = 8.0 * limit
+    levels = ladder.levels_for(max(bits, ladder.fewest_bits))
     best: Levels | None = None
     for _ in range(_TRIES):
-        levels = ladder.levels_for(max(bits, ladder.fewest_bits))
         size = forming.weigh(view.model, levels)
         if size.total <= limit:
             best = levels
             if size.total >= _CLOSE * limit:
                 break
         bits *= max(limit - size.others, 1) / max(size.levels, 1)
+        levels = ladder.levels_for(max(bits, ladder.fewest_bits))
     return levels if best is None else best
 
 

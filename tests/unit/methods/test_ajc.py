@@ -153,7 +153,9 @@ def test_smaller_than_everything_but_the_weights_is_refused(trained):
 
 def test_the_smallest_file_that_keeps_the_quality(trained):
     looked = view(trained)
-    proposals = {drop: Ajc(QUICK).plan(looked, Budget.parse(f"max_drop={drop}")) for drop in (1.0, 40.0)}
+    proposals = {
+        drop: Ajc(QUICK).plan(looked, Budget.parse(f"max_drop={drop}")) for drop in (1.0, 40.0)
+    }
     sizes = {drop: file_bytes(looked, proposal) for drop, proposal in proposals.items()}
     assert sizes[40.0] < sizes[1.0]
     for drop, proposal in proposals.items():
