@@ -14,6 +14,7 @@ from lissom.plan.keep_channels import AxisCut, KeepChannels
 from lissom.plan.low_rank import ChannelSVD, Tucker2
 from lissom.plan.merge import Merge
 from lissom.plan.plan import Plan, Source, decision_kinds, plan_signature
+from lissom.plan.quantize import Quantize
 
 PLAN = Plan(
     (
@@ -21,6 +22,7 @@ PLAN = Plan(
         Tucker2("b", 1, 2),
         ChannelSVD("c", 3),
         FoldBatchNorm("b.last", "bn"),
+        Quantize("b.last", 3, 17, channel_scales=True),
         Merge("c"),
     ),
     Source("lissom:resnet56", (("classes", 10), ("widths", (1, (2, 3))), ("name", None))),
