@@ -23,10 +23,10 @@ from lissom.train.loop import train
 from lissom.train.settings import TrainSettings
 
 WEIGHTS = {
-    "resnet8_mlperf": "cifar10_resnet8_mlperf.safetensors",
+    "resnet8": "cifar10_resnet8_mlperf.safetensors",
     "resnet20": "cifar10_resnet20.safetensors",
     "resnet56": "cifar10_resnet56.safetensors",
-    "vgg16": "cifar10_vgg16.safetensors",
+    "vgg16_bn": "cifar10_vgg16_bn.safetensors",
     "resnet18": "cifar10_resnet18.safetensors",
     "mobilenet_v2": "cifar10_mobilenet_v2.safetensors",
 }
@@ -122,12 +122,13 @@ def compressed(
     if not (out / "report.json").exists() and subprocess.run(command, check=False).returncode:
         return None
     report = load_report(out).to_dict()
+    learned = report["evidence"]["method"]  # of a stage that did not train
     names = (*FIGURES, "accuracy_raw")
     return {
         "original": {name: report["original"][name] for name in FIGURES},
         "compressed": {name: report["compressed"][name] for name in names},
         **{
-            section: {name: report.get(section, {}).get(name) for name in fields}
+            section: {name: report.get(section, learned).get(name) for name in fields}
             for section, fields in sections.items()
         },
         "seconds": report["provenance"]["seconds"],
@@ -163,6 +164,8 @@ def _weights(given: argparse.Namespace, row: Row) -> Path:
     if row.network in WEIGHTS:
         path: Path = given.weights_dir / WEIGHTS[row.network]
         return path
+    if row.network != DIGITS:
+        raise ValueError(f"{row.network}: has no checkpoint; expected one of {', '.join(WEIGHTS)}")
     return _digits_original(given.runs / f"{DIGITS}.safetensors")
 
 

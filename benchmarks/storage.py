@@ -16,7 +16,7 @@ from bench import Figures, arguments, compressed, run_rows
 from row import Row
 from storage_rows import GROUPS, rows_of
 
-NETWORKS = ("resnet8_mlperf", "resnet20", "resnet56", "vgg16_bn", "resnet18", "mobilenet_v2")
+NETWORKS = ("resnet8", "resnet20", "resnet56", "vgg16_bn", "resnet18", "mobilenet_v2")
 _LEARNED = (
     "accuracy_before_hardening",
     "held_out_drop",

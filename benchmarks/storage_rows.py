@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from row import Row
 
 GROUPS = ("goal", "curve", "post-training", "ablation", "published")
-_GOALS = {"resnet8_mlperf": "15x", "resnet20": "25x", "resnet56": "40x", "digits_resnet": "25x"}
+_GOALS = {"resnet8": "15x", "resnet20": "25x", "resnet56": "40x", "digits_resnet": "25x"}
 _CURVES = {
-    "resnet8_mlperf": ("8x", "12x", "20x", "30x"),
+    "resnet8": ("8x", "12x", "20x", "30x"),
     "resnet20": ("12x", "18x", "30x", "40x"),
     "resnet56": ("20x", "30x", "50x", "60x"),
     "digits_resnet": ("15x", "50x"),
 }
 _UNTRAINED = ("8x", "12x", "16x", "20x")
-_EPOCHS = {"digits_resnet": (5, 5), "resnet8_mlperf": (15, 30)}
+_EPOCHS = {"digits_resnet": (5, 5), "resnet8": (15, 30)}
 _ABLATIONS = {
     "faithful-price": ("stages.0.price=binary_entropy",),
     "prune-then-quantize": ("stages.0.order=prune_then_quantize",),

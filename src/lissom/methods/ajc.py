@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lissom.errors import LissomError, RecipeError
+from lissom.errors import BudgetError, LissomError, RecipeError
 from lissom.extension import ModelView, Proposal
 from lissom.methods.forming import Forming
 from lissom.methods.post_training import PostTraining, covariance_layers, measure_gains
@@ -33,6 +33,7 @@ from lissom.quantization.levelled import Levelled
 from lissom.quantization.steering import SizeSteering
 from lissom.quantization.variants import ALLOCATIONS, ORDERS, PRICES, attach_variant
 from lissom.sensitivity.statistics import input_covariances
+from lissom.train.processes import Processes
 
 _BITS_PER_BYTE = 8
 _CHOICES = {
@@ -173,18 +174,25 @@ class Ajc:
         if self.trains and view.train is None:
             raise LissomError("ajc decides by training, which a preview does not do")
         layers, refused = self._layers(view)
+        if not layers:
+            raise BudgetError(f"ajc: there is no layer to quantize: {_reasons(refused)}")
         wish = Wish.of(budget, view)
         forming = Forming(view, layers)
         found = (self._trained if self.trains else self._untrained)(view, wish, forming)
-        packed = forming.packed(found.form)
+        packed, network = forming.packed(found.form), forming.built(found.form)
+        predicted = replace(
+            view.graph.cost,
+            params=sum(parameter.numel() for parameter in network.parameters()),
+            bits=_BITS_PER_BYTE * len(packed.content),
+        )
         return Proposal(
             plan=Plan(found.form.plan),
             values=found.form.values,
-            predicted=replace(view.graph.cost, bits=_BITS_PER_BYTE * len(packed.content)),
+            predicted=predicted,
             evidence={
                 **found.evidence,
-                "held_out_drop": wish.drop(forming.built(found.form)),
-                "layers": _layers(found.form),
+                "held_out_drop": wish.drop(network),
+                "layers": _levels_of(found.form),
                 "folded": forming.folds,
                 "left_alone": refused,
             },
@@ -207,9 +215,14 @@ class Ajc:
         )
         untrained: Untrained | None = None
         if settings.starts_without_training:
-            untrained = self._by_distortion(view, wish, forming)
+            untrained = Processes.here().from_first(
+                lambda: self._by_distortion(view, wish, forming)
+            )
             network.start_from(untrained[1])
-        goal: Goal = MostDrop(wish.allowed, lambda: wish.drop(relaxed), phases)
+        processes = Processes.here()  # one judges, so that all come to the same
+        goal: Goal = MostDrop(
+            wish.allowed, lambda: processes.from_first(lambda: wish.drop(relaxed)), phases
+        )
         if wish.limit is not None:
             goal = FileBytes(wish.limit, phases)
         weigh = partial(forming.weigh, relaxed)
@@ -221,7 +234,8 @@ class Ajc:
             "trajectory": steering.trajectory,
         }
         form = forming.wished(relaxed, network.levelled(), wish)
-        if untrained is not None and wish.drop(forming.built(form)) > wish.allowed:
+        missed = wish.limit is None and wish.drop(forming.built(form)) > wish.allowed
+        if untrained is not None and missed:
             # Steered to a quality that it then missed: what held it before the training still does.
             before = forming.wished(untrained[0], untrained[1], wish)
             if wish.drop(forming.built(before)) <= wish.allowed:
@@ -255,7 +269,7 @@ class _Found:
     training: Mapping[str, Any] | None
 
 
-def _layers(form: FinalForm) -> dict[str, Any]:
+def _levels_of(form: FinalForm) -> dict[str, Any]:
     """Say of each layer with levels how many bits they have, and which share of them is not 0."""
     return {
         one.layer: {
@@ -265,3 +279,9 @@ def _layers(form: FinalForm) -> dict[str, Any]:
         for one in form.plan
         if isinstance(one, Quantize)
     }
+
+
+def _reasons(refused: Mapping[str, str]) -> str:
+    if not refused:
+        return "the network has no convolution and no linear layer"
+    return "; ".join(f"{layer}: {reason}" for layer, reason in list(refused.items())[:5])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from lissom.errors import BudgetError
@@ -42,6 +41,7 @@ class Forming:
         self.folds = {layer: norm for layer, norm in found.items() if layer in layers}
         self._base = view.base or Plan.starting_from(view.model)
         self._plain = copy.deepcopy(view.model)
+        self._inputs = view.task.inputs(next(iter(view.data.calibration)))
 
     def of(self, relaxed: nn.Module, levels: Mapping[str, Levelled]) -> FinalForm:
         """Give the final form of a network with these levels.
@@ -56,7 +56,7 @@ class Forming:
         for name, tensor in self._plain.state_dict().items():
             if name in theirs:
                 tensor.copy_(theirs[name])
-        return final_form(self._plain, levels, self.folds)
+        return final_form(self._plain, levels, self.folds, inputs=self._inputs)
 
     def packed(self, form: FinalForm) -> PackedFile:
         """Give the file."""
@@ -127,6 +127,11 @@ class Forming:
 def _trimmable(levels: Mapping[str, Levelled]) -> dict[str, Trimmable]:
     """Give levels as stand-ins of what they were trained from, which is gone by now."""
     return {
-        name: Trimmable(one.weight, one.levels, one.step, torch.ones(()))
+        name: Trimmable(one.weight, one.levels, one.step, _per_energy(one.weight))
         for name, one in levels.items()
     }
+
+
+def _per_energy(weight: Tensor) -> Tensor:
+    """Give what makes squared errors relative: a batch norm may undo any scale of a layer."""
+    return 1 / weight.square().mean().clamp_min(1e-20)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lissom.errors import BudgetError
 from lissom.extension import ModelView
 from lissom.methods.forming import Forming
 from lissom.methods.post_training import PostTraining
@@ -39,12 +40,21 @@ def chosen(view: ModelView, wish: Wish, forming: Forming, ladder: PostTraining) 
     Returns:
         A copy of the network with these weights and fresh batch norm statistics, the levels, and
         what the recalibration said.
+
+    Raises:
+        BudgetError: Even levels of 8 bits lose more than is allowed.
     """
     if wish.limit is not None:
         return _recalibrated(view, _by_size(view, wish.limit, forming, ladder))
     weights = sum(view.model.get_parameter(f"{name}.weight").numel() for name in forming.layers)
     high = _MOST_BITS * weights
     best = _recalibrated(view, ladder.levels_for(high))
+    least = wish.drop(forming.built(forming.of(best[0], best[1])))
+    if least > wish.allowed:
+        raise BudgetError(
+            f"budget: max_drop={wish.allowed:g}: weights of 8 bits lose {least:.2f} points on "
+            "held-out data already; allow more, or ask for a size"
+        )
     low = ladder.fewest_bits
     for _ in range(_HALVINGS):
         middle = math.sqrt(low * high)

@@ -24,6 +24,7 @@ class Wish:
         """Take the wish, and the view that says how much is lost."""
         self.limit, self.allowed = limit, allowed
         self._view = view
+        self._original = view.model if view.original is None else view.original
         self._before: float | None = None
 
     @classmethod
@@ -50,7 +51,7 @@ class Wish:
             model: Where it is, it stays; its modes, too.
         """
         if self._before is None:
-            self._before = self._score(self._view.original or self._view.model)
+            self._before = self._score(self._original)
         return self._view.task.metric.points_lost(self._before, self._score(model))
 
     def _score(self, model: nn.Module) -> float:

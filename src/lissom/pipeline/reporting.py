@@ -271,7 +271,7 @@ def _losses(budget: Sequence[BudgetRow]) -> Iterator[str]:
         if row.quantity == "max_drop" and not row.met:
             yield (
                 f"max_drop={row.asked}: the test set lost {row.measured or 0:.2f} points; the "
-                "method kept to the limit on held-out data, which promises less than it seems"
+                "method went by held-out data, which promise less than it seems"
             )
 
 

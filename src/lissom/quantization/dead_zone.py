@@ -33,7 +33,7 @@ class DeadZone(nn.Module):
         sigma: Log of the step in deviations.
         tau: Of the dead zone; -infinity is plain rounding.
         rho: Log of the range in steps.
-        lengths: l(k) of the moving histogram of magnitudes, (limit + 1,), a buffer.
+        lengths: l(k) of the moving histogram of magnitudes, (129,), a buffer.
         mask: Weights that may be other than 0, a buffer; all, unless ``keep_mask`` was called.
         rounds: Whether weights outside the dead zone are rounded; if not, they pass as they are.
         fixed: Levels that hold, int16, a buffer; of no meaning before ``hold``.
@@ -59,13 +59,13 @@ class DeadZone(nn.Module):
         super().__init__()
         if not 1 <= bits <= 8 or not dead > 0:
             raise ValueError(f"bits={bits}, dead={dead}: expected 1 to 8 bits and dead > 0")
-        deviation = float(weight.detach().std().clamp_min(_NARROWEST))
+        deviation = float(_deviation(weight))
         largest = max(2 ** (bits - 1), 1)
         step = float(weight.detach().abs().max().clamp_min(_NARROWEST)) / largest
         self.sigma = nn.Parameter(torch.tensor(math.log(step / deviation)))
         self.tau = nn.Parameter(torch.tensor(math.log(math.expm1(dead))))
         self.rho = nn.Parameter(torch.tensor(math.log(largest)))
-        self.register_buffer("lengths", torch.ones(2 ** (bits - 1) + 1))
+        self.register_buffer("lengths", torch.ones(_MOST_LEVELS + 1))
         self.register_buffer("fixed", torch.zeros_like(weight, dtype=torch.int16))
         self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
         self.register_buffer("deviation", torch.tensor(deviation))
@@ -74,7 +74,11 @@ class DeadZone(nn.Module):
 
     def step(self, weight: Tensor) -> Tensor:
         """Give s for a weight."""
-        deviation = self.deviation if self.holds else weight.detach().std().clamp_min(_NARROWEST)
+        deviation = (
+            self.deviation
+            if self.holds
+            else weight.detach().std(correction=0).clamp_min(_NARROWEST)
+        )
         return deviation * self.sigma.exp()
 
     def threshold(self, weight: Tensor) -> Tensor:
@@ -93,7 +97,7 @@ class DeadZone(nn.Module):
         if not self.rounds:
             # Steps so fine that nothing is rounded; the dead zone keeps its gradient.
             fine = weight.detach().abs().amax().clamp_min(_NARROWEST) / _FINE
-            return quantized(weight, fine, self.threshold(weight), torch.full_like(fine, _FINE))
+            return quantized(weight, fine, self.threshold(weight), _FINE + 0 * self.largest)
         step, threshold = self.step(weight), self.threshold(weight)
         return quantized(weight * self.mask, step, threshold, self.largest)
 
@@ -111,6 +115,7 @@ class DeadZone(nn.Module):
 
         The dead zone has a gradient without a value: what its weights cost is in the histogram.
         """
+        weight = weight * self.mask
         saving = threshold_saving(weight, self.threshold(weight), self.lengths)
         return expected_bits(weight, self.step(weight), self.lengths) + saving
 
@@ -148,7 +153,7 @@ class DeadZone(nn.Module):
         signed = weight * torch.where(levels == 0, weight.sign(), levels.sign()) / step
         inside = signed.clamp(torch.where(size > 0, low, torch.zeros_like(low)), high)
         weight.copy_(inside * step * torch.where(levels == 0, weight.sign(), levels.sign()))
-        self.sigma.copy_((step / weight.std().clamp_min(_NARROWEST)).log())
+        self.sigma.copy_((step / _deviation(weight)).log())
         self.rho.copy_(size.max().clamp_min(1).to(self.rho).log())
         self.refresh(weight)
 
@@ -166,7 +171,7 @@ class DeadZone(nn.Module):
             weight: As it is now; its deviation becomes the unit of the step.
             levels: q, the weight's shape.
         """
-        self.deviation.copy_(weight.std().clamp_min(_NARROWEST))
+        self.deviation.copy_(_deviation(weight))
         self.fixed.copy_(levels)
         self.holds = True
 
@@ -182,3 +187,8 @@ class DeadZone(nn.Module):
         levels = self.levels(weight).abs().clamp_max(top)
         fresh = code_lengths(magnitude_counts(levels, top)).to(self.lengths)
         self.lengths.lerp_(fresh, 1 - keep)
+
+
+def _deviation(weight: Tensor) -> Tensor:
+    """Give the standard deviation, without a gradient and never 0; defined for one weight, too."""
+    return weight.detach().std(correction=0).clamp_min(_NARROWEST)

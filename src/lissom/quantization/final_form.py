@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.utils import _pytree as pytree
 
 from lissom.errors import UnsupportedLayer
 from lissom.plan.build import build
@@ -20,10 +19,12 @@ from lissom.plan.fold import FoldBatchNorm, fold_values
 from lissom.plan.plan import Plan
 from lissom.plan.quantize import Quantize
 from lissom.plan.surgery import submodule
+from lissom.quantization.half import fill, halve
 from lissom.quantization.levelled import Levelled
 from lissom.quantization.short import fixed_point, short_float
 
 _HALF = 10  # explicit bits of float16's mantissa
+_WITHIN = 0.99  # of a value, for a short one to stand for it
 _SMALLEST = 2.0**-24  # above 0, of float16
 
 
@@ -118,9 +119,9 @@ def final_form(
         if isinstance(module, _BatchNorm):
             settled |= _short_norm(name, module)
             exact |= _short_norm(name, module).keys()
-    _fill(after, settled)
+    fill(after, settled)
     if inputs:
-        _halve(after, exact, inputs, settings.tolerance)
+        halve(after, exact, inputs, settings.tolerance)
     return FinalForm(tuple(decisions), _state(after))
 
 
@@ -182,7 +183,9 @@ def _alone(model: nn.Module, layer: str, found: Levelled, settings: VectorSettin
     """Keep a layer's one scale."""
     module = submodule(model, layer)
     levels = _checked(layer, module, found)
-    scale = short_float(found.step.cpu(), settings.step_bits).clamp_min(_SMALLEST)
+    scale = short_float(found.step.cpu(), settings.step_bits)
+    if not _WITHIN * scale < found.step.cpu() < scale / _WITHIN:  # beyond what float16 holds
+        scale = found.step.cpu()
     bias = getattr(module, "bias", None)
     if bias is not None:
         bias = _double(bias)
@@ -231,7 +234,7 @@ def _on_grid(values: Tensor, step: float) -> Tensor:
 def _short_norm(name: str, norm: _BatchNorm) -> dict[str, Tensor]:
     """Give the vectors of a normalization as float16 holds them; no variance becomes 0."""
     found = {
-        f"{name}.{leaf}": short_float(value.detach(), _HALF)
+        f"{name}.{leaf}": _short(value)
         for leaf in ("weight", "bias", "running_mean", "running_var")
         if (value := getattr(norm, leaf)) is not None
     }
@@ -241,55 +244,22 @@ def _short_norm(name: str, norm: _BatchNorm) -> dict[str, Tensor]:
     return found
 
 
-def _halve(
-    model: nn.Module, settled: Iterable[str], inputs: tuple[Tensor, ...], tolerance: float
-) -> None:
-    """Round the other float32 tensors to float16: all, or those that the outputs bear."""
-    left = {
-        name: tensor
-        for name, tensor in model.state_dict(keep_vars=True).items()
-        if name not in set(settled) and tensor.dtype == torch.float32
-    }
-    expected = _outputs(model, inputs)
-
-    def bears(names: Iterable[str]) -> bool:
-        before = {name: left[name].detach().clone() for name in names}
-        _fill(model, {name: short_float(value, _HALF) for name, value in before.items()})
-        if all(map(_near, _outputs(model, inputs), expected, [tolerance] * len(expected))):
-            return True
-        _fill(model, before)
-        return False
-
-    if not bears(left):
-        for name in left:
-            bears([name])
-
-
-def _near(found: Tensor, expected: Tensor, tolerance: float) -> bool:
-    if not expected.is_floating_point():
-        return torch.equal(found, expected)
-    limit = tolerance * expected.abs().max() if expected.numel() else 0
-    return bool(((found - expected).abs() <= limit).all())
-
-
-@torch.no_grad()
-def _outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    training = {module: module.training for module in model.modules()}
-    found = pytree.tree_leaves(model.eval()(*inputs))
-    for module, mode in training.items():
-        module.training = mode
-    return [value for value in found if isinstance(value, Tensor)]
-
-
-@torch.no_grad()
-def _fill(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    own = model.state_dict(keep_vars=True)
-    for name, value in values.items():
-        own[name].copy_(value)
+def _short(values: Tensor) -> Tensor:
+    """Round to float16, where its range holds all of them."""
+    values = values.detach().cpu()
+    short = short_float(values, _HALF)
+    return short if bool((short.abs() >= _WITHIN * values.abs() - _SMALLEST).all()) else values
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    """Give each tensor once, under the first of its names, as files have them."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) not in seen:
+            seen.add(id(value))
+            found[name] = value.detach().clone()
+    return found
 
 
 def _double(values: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from lissom.quantization.trim import Trimmable, trimmed
 
 _AIM = 1.005  # of the limit: trimming does the rest, where it harms least
 _FASTEST, _BACK = 0.85, 1.1  # the size that is aimed at, from one judgement to the next
+_LEAST_ALLOWED, _EXTREME = 1e-6, 10.0  # so that nothing is divided by 0, nor overflows
 _REACH = 0.15  # of its log, where nothing is lost
 
 Measure = Callable[[Mapping[str, Tensor]], float]
@@ -92,8 +93,9 @@ class FileBytes:
 
     def aim(self, progress: float, size: float) -> float:
         """Give the size to be at now."""
-        phases, last = self._phases, _AIM * self._limit
-        self._first = self._first or max(size, last)
+        phases = self._phases
+        self._first = self._first or size
+        last = min(_AIM * self._limit, self._first)  # what is small enough stays
         share = (progress - phases.start) / (phases.end - phases.start)
         return self._first * (last / self._first) ** min(max(share, 0.0), 1.0)
 
@@ -122,7 +124,7 @@ class MostDrop:
         """Set the goal.
 
         Args:
-            allowed: Most that may be lost, > 0.
+            allowed: Most that may be lost.
             drop: Gives what is lost now, in the same units.
             phases: When.
         """
@@ -134,7 +136,8 @@ class MostDrop:
         turn = self._phases.turn(progress)
         self._aim = self._aim or size
         if progress >= self._phases.start and turn > self._turn:
-            factor = math.exp(_REACH * (self._drop() / self._allowed - 1))
+            excess = self._drop() / max(self._allowed, _LEAST_ALLOWED) - 1
+            factor = math.exp(_REACH * min(max(excess, -_EXTREME), _EXTREME))
             self._aim = max(self._aim * min(max(factor, _FASTEST), _BACK), 1.0)
             self._turn = turn
         return self._aim

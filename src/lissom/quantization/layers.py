@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from lissom.graph.layers import ModelGraph
+from lissom.graph.layers import LayerSpec, ModelGraph
 
 
 def quantizable(
@@ -21,23 +23,31 @@ def quantizable(
     Returns:
         Names in execution order, and a reason for every other convolution or linear layer.
     """
-    counts: dict[int, int] = {}
-    for _, parameter in model.named_parameters(remove_duplicate=False):
-        counts[id(parameter)] = counts.get(id(parameter), 0) + 1
+    owners: dict[int, set[int]] = {}
+    for module in model.modules():  # each once, whatever names it has
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners.setdefault(id(parameter), set()).add(id(module))
     chosen, refused = [], {}
     for layer in graph.layers:
         module = model.get_submodule(layer.name) if layer.name else model
         if not isinstance(module, (_ConvNd, nn.Linear)):
             continue
-        weight = module._parameters.get("weight")
-        if layer.name in ignore:
-            refused[layer.name] = "ignored"
-        elif weight is None:
-            refused[layer.name] = "its weight is computed by something else"
-        elif counts[id(weight)] > 1:
-            refused[layer.name] = "shares its weight with another layer"
-        elif not layer.calls:
-            refused[layer.name] = "does not run"
+        reason = "ignored" if layer.name in ignore else _reason(layer, module, owners)
+        if reason:
+            refused[layer.name or "(the network)"] = reason
         else:
             chosen.append(layer.name)
     return tuple(chosen), refused
+
+
+def _reason(layer: LayerSpec, module: nn.Module, owners: Mapping[int, set[int]]) -> str:
+    """Say why a layer can't be quantized; "" if it can."""
+    weight = module._parameters.get("weight")
+    if weight is None:
+        return "its weight is computed by something else"
+    if not layer.name:
+        return "is the whole network: put it into a Sequential"
+    if len(owners[id(weight)]) > 1:
+        return "shares its weight with another layer"
+    return "" if layer.calls else "does not run"

@@ -86,6 +86,7 @@ class QuantizedNetwork:
             The factor, between 1/4 and 4.
         """
         low, high, now = -_WIDEST, _WIDEST, 0.0
+        before = abs(self.entropy() - bits)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             self.scale_steps(math.exp(middle - now))
@@ -95,6 +96,9 @@ class QuantizedNetwork:
             else:
                 high = middle
         self.scale_steps(math.exp(high - now))
+        if abs(self.entropy() - bits) > before:  # no factor helps: levels are at their most
+            self.scale_steps(math.exp(-high))
+            return 1.0
         return math.exp(high)
 
     def advance(self, progress: float) -> bool:  # noqa: ARG002  (for variants)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lissom.quantization.levels import SURROGATE_WIDTH
 
-_PSEUDO_COUNT = 0.5
+_PSEUDO_COUNT, _PSEUDO_TOTAL = 0.5, 4.5
 
 
 def code_lengths(counts: Tensor) -> Tensor:
@@ -17,9 +17,10 @@ def code_lengths(counts: Tensor) -> Tensor:
         counts: How often |q| = k occurs, (q_max + 1,), at least two entries.
 
     Returns:
-        Bits per level, (q_max + 1,); never zero counts, half a count is added to each.
+        Bits per level, (q_max + 1,); never infinite, half a count is added
+        to each, but 4.5 to all together at the most.
     """
-    smoothed = counts.double() + _PSEUDO_COUNT
+    smoothed = counts.double() + min(_PSEUDO_COUNT, _PSEUDO_TOTAL / len(counts))
     lengths = -(smoothed / smoothed.sum()).log2()
     lengths[1:] += 1
     return lengths.to(torch.float32)

@@ -218,7 +218,7 @@ class SizeSteering:
                 continue
             square = weight.grad.float().square()
             if name in self._fisher:
-                self._fisher[name].lerp_(square, 1 - _FISHER_DECAY)
+                self._fisher[name] = self._fisher[name].to(square).lerp_(square, 1 - _FISHER_DECAY)
             else:
                 self._fisher[name] = square
 
@@ -271,13 +271,14 @@ class SizeSteering:
         found = self._goal.levels(tensors, measure)
         self.network.hold(found)
         size = measure(found)
-        self._record(step.progress, size, self._goal.aim(step.progress, size))
+        self._record(step.progress, size, self.trajectory[-1]["target"])
 
     def _curvature(self, layer: str) -> Tensor:
         """Give the mean squared gradient per weight, drawn half-way to the layer's mean."""
         fisher = self._fisher.get(layer)
-        if fisher is None:
-            return torch.ones(())
+        if fisher is None:  # not trained: as much as the others
+            means = [float(one.mean()) for one in self._fisher.values()]
+            return torch.tensor(sum(means) / len(means) if means else 1.0)
         return fisher.cpu().lerp(fisher.mean().cpu(), _EVEN)
 
     def _record(self, progress: float, size: float, target: float) -> None:

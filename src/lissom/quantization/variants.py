@@ -75,6 +75,12 @@ class UniformNetwork(QuantizedNetwork):
     The density is what the size is kept with. The step is that with the least squared error.
     """
 
+    def __init__(self, model: nn.Module, zones: Mapping[str, DeadZone]) -> None:
+        """Take zones that are attached already."""
+        super().__init__(model, zones)
+        for zone in zones.values():
+            zone.requires_grad_(requires_grad=False)
+
     def parameters(self) -> list[nn.Parameter]:
         """Give nothing: steps and thresholds follow from density and bits."""
         return []
@@ -109,7 +115,7 @@ class UniformNetwork(QuantizedNetwork):
             step = _least_error(sizes[sizes > threshold], zone.largest.ceil())
             # The dead zone is at least half a step wide, so a low threshold bounds the step.
             step = torch.minimum(step, threshold / (0.5 + _LEAST_DEAD)).clamp_min(1e-8)
-            zone.sigma.copy_((step / weight.std().clamp_min(1e-8)).log())
+            zone.sigma.copy_((step / weight.std(correction=0).clamp_min(1e-8)).log())
             zone.tau.copy_((threshold / step - 0.5).clamp_min(_LEAST_DEAD).expm1().log())
 
 

@@ -68,12 +68,10 @@ class DecaySteering(BudgetSteering):
     def _outside(self, strengths: Mapping[Key, Tensor], progress: float) -> dict[Key, Tensor]:
         """Give what the target cost at ``progress`` does not hold."""
         limits = {
-            unit: math.floor(self._target(progress, unit) * getattr(self._original, unit))
-            for unit in self._limits
+            unit: max(math.floor(self._target(progress, unit) * self._whole(unit)), limit)
+            for unit, limit in self._limits.items()
         }
-        kept = self._best(
-            strengths, {unit: max(limits[unit], self._limits[unit]) for unit in limits}
-        )
+        kept = self._best(strengths, limits)
         return {key: ~_mask(kept, key) for key in strengths}
 
     def _whole(self, unit: str) -> int:

@@ -182,3 +182,16 @@ def test_ignored_layers_keep_their_weights(trained):
     assert proposal.evidence["left_alone"] == {"head": "ignored"}
     assert "head" not in {decision.target for decision in proposal.plan.decisions}
     assert len(applied(looked, proposal).head.weight.unique()) > 40
+
+
+def test_where_nothing_can_be_quantized_the_reasons_are_said(trained):
+    looked = view(trained, ignore=frozenset({"stem", "deep", "wide", "head"}))
+    with pytest.raises(BudgetError, match="no layer to quantize: stem: ignored; deep: ignored"):
+        Ajc(QUICK).plan(looked, Budget.parse("max_drop=1"))
+
+
+def test_the_predicted_cost_is_the_one_that_is_measured(trained):
+    proposal = Ajc(AjcSettings(mode="post_training")).plan(view(trained), Budget.parse("size=5x"))
+    network = applied(view(trained), proposal)
+    assert proposal.predicted.params == sum(p.numel() for p in network.parameters())
+    assert proposal.training is None

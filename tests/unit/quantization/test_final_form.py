@@ -178,14 +178,33 @@ def test_layers_without_levels_are_folded_too() -> None:
 def test_norms_that_stay_become_float16_and_no_variance_zero() -> None:
     model = block()
     model[1].running_var.data[0] = 1e-12
-    model[1].running_mean.data[0] = 1e9
     values = final_form(model, quantize(model), {}).values
     for leaf in ("weight", "bias", "running_mean", "running_var"):
         value = values[f"1.{leaf}"]
         assert torch.equal(value.half().float(), value)
     assert values["1.running_var"][0] == 2.0**-24
-    assert values["1.running_mean"][0] == 65504
     assert values["1.num_batches_tracked"] == 0
+
+
+def test_what_float16_can_not_hold_stays_as_it_is() -> None:
+    model = block()
+    model[1].running_var.data[0] = 1e6
+    values = final_form(model, quantize(model), {}).values
+    assert torch.equal(values["1.running_var"], model[1].running_var)
+    assert torch.equal(values["1.bias"], values["1.bias"].half().float())
+
+
+def test_a_step_below_float16_stays_as_it_is() -> None:
+    model = nn.Sequential(nn.Linear(4, 3))
+    levels = torch.arange(12, dtype=torch.int32).reshape(3, 4)
+    form = final_form(model, {"0": Levelled(levels, torch.tensor(1e-9))}, {})
+    assert torch.allclose(form.values["0.weight"], 1e-9 * levels.float())
+
+
+def test_tied_tensors_are_there_once() -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    model[1].weight = model[0].weight
+    assert list(final_form(model, {}, {}).values) == ["0.weight"]
 
 
 class Tuple(nn.Module):

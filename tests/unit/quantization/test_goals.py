@@ -20,8 +20,17 @@ def test_the_size_falls_by_equal_factors_to_a_little_above_the_limit():
     assert other.aim(0.3, 1234.0) == aims[2]
 
 
-def test_a_file_that_is_small_enough_is_not_made_larger():
-    assert FileBytes(1000, Phases()).aim(0.0, 400.0) == pytest.approx(1005)
+def test_a_file_that_is_small_enough_stays_as_it_is():
+    goal = FileBytes(1000, Phases())
+    assert [goal.aim(progress, 400.0) for progress in (0.0, 0.4, 0.8)] == [400, 400, 400]
+
+
+@pytest.mark.parametrize(("allowed", "lost"), [(0.0, 3.0), (0.0, 0.0), (1e-3, 90.0), (1.0, -5e9)])
+def test_no_drop_is_too_much_to_reckon_with(allowed, lost):
+    goal = MostDrop(allowed, lambda: lost, Phases(start=0.0))
+    aims = [goal.aim(step / 100, 1000.0) for step in range(50)]
+    assert all(math.isfinite(aim) and aim >= 1 for aim in aims)
+    assert (aims[-1] > 1000) == (lost > allowed)
 
 
 def test_levels_fit_the_limit():

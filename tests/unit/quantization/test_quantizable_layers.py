@@ -31,3 +31,29 @@ def test_every_layer_is_offered_or_explained():
     assert "computed by something else" in refused["scaled"]
     assert refused["idle"] == "does not run"
     assert quantizable(model, graph, frozenset())[0] == ("stem", "up")
+
+
+class Twice(nn.Module):
+    """One layer under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.net = nn.Sequential(self.conv, nn.ReLU())
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_another_name_is_no_other_layer():
+    model = Twice().eval()
+    chosen, refused = quantizable(model, capture(model, (torch.zeros(1, 3, 6, 6),)), frozenset())
+    assert len(chosen) == 1
+    assert not refused
+
+
+def test_a_network_that_is_a_layer_is_refused_with_a_way_out():
+    model = nn.Conv2d(3, 4, 3).eval()
+    chosen, refused = quantizable(model, capture(model, (torch.zeros(1, 3, 6, 6),)), frozenset())
+    assert chosen == ()
+    assert "Sequential" in refused["(the network)"]

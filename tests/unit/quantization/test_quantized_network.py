@@ -109,3 +109,29 @@ def test_a_resumed_network_holds(model):
         zone.holds = False
     other.load_state_dict(state)
     assert other.holds
+
+
+def test_finer_steps_than_there_are_levels_change_nothing(model):
+    for name in ("0", "4"):
+        nn.init.normal_(model.get_submodule(name).weight)
+    network = QuantizedNetwork.attach(model, ["0", "4"], bits=8)
+    before = {name: one.levels for name, one in network.levelled().items()}
+    whole = network.entropy()
+    for _ in range(3):  # a look at a mild budget after the other
+        assert network.widen_to(2 * whole) == pytest.approx(1.0, abs=0.05)
+    after = network.levelled()
+    assert all((after[name].levels - levels).abs().max() <= 8 for name, levels in before.items())
+    assert network.entropy() >= whole
+
+
+def test_all_levels_up_to_8_bits_have_a_price(model):
+    zone = QuantizedNetwork.attach(model, ["0"], bits=8).zones["0"]
+    assert len(zone.lengths) == 129
+    assert bool((zone.lengths > 0).all())
+
+
+def test_one_weight_is_enough():
+    layer = nn.Sequential(nn.Linear(1, 1, bias=False))
+    network = QuantizedNetwork.attach(layer, ["0"])
+    assert torch.isfinite(layer(torch.ones(1, 1))).all()
+    assert torch.isfinite(network.bits())
