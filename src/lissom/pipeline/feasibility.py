@@ -164,7 +164,9 @@ def _held(method: Method | type) -> frozenset[str]:
 def _check_held(methods: Sequence[Method], budget: Budget) -> None:
     given = budget.to_dict()
     if not given:
-        raise BudgetError("the budget is empty; give macs=0.5, params=0.5, or both")
+        raise BudgetError(
+            "the budget is empty; give macs=0.5, params=0.5, size=25x or max_drop=1.0"
+        )
     for quantity in given:
         if not any(quantity in _held(method) for method in methods):
             raise _not_held(quantity, methods)

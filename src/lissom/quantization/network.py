@@ -145,11 +145,6 @@ class QuantizedNetwork:
         for zone in self.zones.values():
             zone.holds = bool(state["holds"])
 
-    def detach(self) -> None:
-        """Put plain weights s q in place of the quantizers."""
-        for name in self.zones:
-            parametrize.remove_parametrizations(self.model.get_submodule(name), "weight")
-
 
 def original_weight(model: nn.Module, layer: str) -> nn.Parameter:
     """Give the parameter behind the quantizer of a layer."""

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lissom.quantization.assign import error_feedback_levels
+from levels_one_by_one import error_feedback_levels
 from lissom.quantization.ladder import LARGEST, Quadratic, ladder
 from lissom.quantization.rate import code_lengths, magnitude_counts
 

@@ -1,4 +1,4 @@
-"""Choose levels: the cheapest for a weight alone, or with the errors of the others in view."""
+"""The oracle of the ladder: levels chosen column by column, one step at a time."""
 
 from __future__ import annotations
 
