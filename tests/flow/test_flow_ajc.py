@@ -17,7 +17,7 @@ from lissom.recipe.read import read_recipe
 RECIPE = """
 model: {name: lissom:digits_resnet, weights: WEIGHTS}
 data: {name: digits, calibration_images: 256}
-stages: [{method: ajc, statistics_images: 128, weighings: 3, steer_every: 5}]
+stages: [{method: ajc, statistics_images: 128, weighings: 3, steer_every: 5, rate_factor: 1}]
 budget: {size: 20x}
 recover: {epochs: 2, learning_rate: 0.02, warmup_steps: 2, recalibration_images: 256}
 seed: 3
