@@ -12,6 +12,7 @@ from lissom.packed.tensors import Levels, Packable, Stored
 Floats = NDArray[np.float32]
 
 _LARGEST = 1 << 15
+_FEW_LEVELS = 1 << 8
 _SMALLEST = 16  # the smallest magnitude may be this level
 _FEWEST = 9  # values that a channel needs for a scale of its own
 _SCALE_BITS = 8  # about, in the file
@@ -76,18 +77,20 @@ def _scale(values: Floats) -> Tensor | None:
     magnitudes = magnitudes[magnitudes > 0]
     if not len(magnitudes):
         return torch.tensor(1.0)
-    if not np.isfinite(magnitudes).all() or 2 * len(magnitudes) > values.size:
+    if not np.isfinite(magnitudes).all():
         return None
+    # Where hardly two values are alike, many levels are no sign of a quantizer.
+    most = _LARGEST if 2 * len(magnitudes) <= values.size else _FEW_LEVELS
     for smallest in range(1, _SMALLEST + 1):
         near = np.float32(magnitudes[0] / np.float32(smallest))
         for scale in (near, np.nextafter(near, np.float32(0)), np.nextafter(near, np.float32(1))):
-            if scale > 0 and _multiples(magnitudes, scale):
+            if scale > 0 and _multiples(magnitudes, scale, most):
                 return torch.tensor(scale)
     return None
 
 
-def _multiples(magnitudes: Floats, scale: np.float32) -> bool:
+def _multiples(magnitudes: Floats, scale: np.float32, most: int) -> bool:
     levels = np.rint(magnitudes.astype(np.float64) / float(scale))
-    if levels[-1] >= _LARGEST:
+    if levels[-1] >= most:
         return False
     return bool(np.array_equal(levels.astype(np.float32) * scale, magnitudes))

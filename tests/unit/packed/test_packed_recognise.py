@@ -56,3 +56,17 @@ def test_channels_of_zeros_have_the_scale_beside_them() -> None:
     found = packable(Levels(levels, scale).tensor())
     assert isinstance(found, Levels)
     assert torch.equal(found.scale, scale[[2, 2, 2, 2, 4]])
+
+
+def test_many_levels_in_few_values_are_levels_too():
+    """A small layer of many bits, or a depthwise one: hardly two values of a channel are alike."""
+    levels = torch.tensor(
+        [[1, -3, 7, 12, -19, 30, 44, -57, 63], [2, 5, -8, 11, 17, 23, -31, 40, 59]]
+    )
+    scale = torch.tensor([0.03125 * 1.25, 0.0625 * 1.5])
+    found = packable((levels * scale[:, None]).reshape(2, 1, 3, 3))
+    assert isinstance(found, Levels)
+    assert torch.equal(found.levels.reshape(2, 9), levels.int())
+    noise = torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    assert isinstance(packable(noise), Stored)
+    assert isinstance(packable(noise.half().float()), Stored)
