@@ -40,7 +40,8 @@ def short_float(values: Tensor, mantissa_bits: int) -> Tensor:
     places = np.maximum(exponents - 1 - mantissa_bits, _FINEST)
     rounded = np.ldexp(np.rint(np.ldexp(exact, -places)), places)
     largest = math.ldexp(2 - 2.0**-mantissa_bits, _LARGEST)
-    found = torch.from_numpy(np.asarray(np.clip(rounded, -largest, largest)))
+    # + 0: a zero with a sign is one more value to tell apart.
+    found = torch.from_numpy(np.asarray(np.clip(rounded, -largest, largest) + 0.0))
     return found.to(values.device, torch.float32)
 
 

@@ -93,3 +93,8 @@ def test_the_oracle_can_fail() -> None:
     assert nearest(1.3, 2) == pytest.approx(0.05)
     assert 1.3 not in every_short_float(2)
     assert abs(1.3 - 1.5) > nearest(1.3, 2)
+
+
+def test_no_zero_has_a_sign() -> None:
+    found = short_float(torch.tensor([-1e-9, -0.0, 1e-9]), 5)
+    assert not torch.signbit(found).any()
