@@ -32,7 +32,7 @@ from lissom.report.report import (
     MetricValue,
     Report,
 )
-from lissom.task import Task
+from lissom.task import Metric, Task
 from lissom.train.history import History
 
 ORIGINAL, COMPRESSED = "original", "compressed"
@@ -262,8 +262,8 @@ def _points_lost(before: MetricValue | None, after: MetricValue | None) -> float
     """Give how much worse the metric became: percentage points of a fraction, else in its unit."""
     if before is None or after is None or before.value is None or after.value is None:
         return None
-    lost = before.value - after.value if after.higher_is_better else after.value - before.value
-    return 100 * lost if after.unit == "fraction" else lost
+    metric = Metric(after.name, after.unit, after.higher_is_better)
+    return metric.points_lost(before.value, after.value)
 
 
 def _losses(budget: Sequence[BudgetRow]) -> Iterator[str]:
