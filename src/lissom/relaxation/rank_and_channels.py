@@ -169,6 +169,7 @@ class RankAndChannels:
         self._support = support
         self._pressure = {}
         self.hold()
+        self._use_support()
 
     @property
     def support(self) -> Support | None:
@@ -220,8 +221,15 @@ class RankAndChannels:
             found[what][kind, key] = value.cpu()
         self._pressure = found["pressure"]
         self._support = as_support(found["support"]) if found["support"] else None
+        self._use_support()
         for unit, value in found["unit"].items():
             self._group(unit).total = float(value)
+
+    def _use_support(self) -> None:
+        """Spare the blocks the columns that have vanished for good."""
+        if self._support is not None:
+            for name, mask in self._support.columns.items():
+                self.columns[name].block.use(mask)
 
     def _group(self, key: Key) -> Columns | Rows:
         kind, name = key

@@ -1,5 +1,7 @@
 """The compressed-aware block: what becomes one, its factors, its names."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -115,3 +117,68 @@ def test_names_of_a_blocks_tensors() -> None:
     assert relaxed_tensor(network, "0.bias", 0) == "0.last.bias"
     assert relaxed_tensor(network, "1.weight", 1) == "1.weight"
     assert relaxed_tensor(network, "elsewhere.weight", 0) == "elsewhere.weight"
+
+
+def _as_two_layers(block: CompressedAwareBlock, inputs: torch.Tensor) -> torch.Tensor:
+    return block.last(block.first(inputs))
+
+
+_LAYERS = [
+    nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2)),
+    nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect", bias=False),
+    nn.Conv2d(6, 12, 1, stride=2),
+    nn.Linear(12, 9),
+]
+
+
+@pytest.mark.parametrize("layer", _LAYERS, ids=["strided", "reflecting", "pointwise", "linear"])
+@pytest.mark.parametrize("left", [1, 2, 3, 20])
+def test_a_block_computes_what_its_two_layers_do_whichever_way_it_takes(layer, left) -> None:
+    torch.manual_seed(0)
+    block = put_block(nn.Sequential(copy.deepcopy(layer)), "0").double()
+    block.fill(whitened_factors(layer.weight, None))
+    columns = torch.arange(block.rank) < left
+    with torch.no_grad():
+        block.coefficients[:, ~columns] = 0
+    shape = (5, 12) if isinstance(layer, nn.Linear) else (2, layer.in_channels, 7, 7)
+    inputs = torch.randn(shape, dtype=torch.float64)
+    direction = torch.randn_like(_as_two_layers(block, inputs))
+
+    def gradients(outputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad((outputs * direction).sum(), (block.basis, block.coefficients))
+
+    wanted = gradients(_as_two_layers(block, inputs))
+    torch.testing.assert_close(block(inputs), _as_two_layers(block, inputs))
+    torch.testing.assert_close(gradients(block(inputs)), wanted)
+    block.use(columns)
+    torch.testing.assert_close(block(inputs), _as_two_layers(block, inputs))
+    basis, coefficients = gradients(block(inputs))
+    torch.testing.assert_close(basis, wanted[0])  # what is dead has no gradient in B
+    torch.testing.assert_close(coefficients[:, columns], wanted[1][:, columns])
+    assert not coefficients[:, ~columns].any()
+
+
+def test_a_block_computes_with_what_is_left_alone_where_that_is_cheaper() -> None:
+    block = put_block(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1)), "0")
+    calls: list[int] = []
+    for part in (block.first, block.last):
+        original = part._conv_forward
+        part._conv_forward = lambda x, w, b, real=original: calls.append(len(w)) or real(x, w, b)
+    images = torch.randn(1, 8, 5, 5)
+    block(images)
+    assert calls == [8]  # 8 columns of 72 + 8 values cost more than the layer's 576
+    block.use(torch.arange(8) < 3)
+    block(images)
+    assert calls == [8, 3, 8]
+
+
+def test_the_merged_weight_is_not_rounded_by_autocast() -> None:
+    torch.manual_seed(0)
+    block = put_block(nn.Sequential(nn.Linear(32, 32)), "0")
+    block.fill(whitened_factors(torch.randn(32, 32), None))
+    weight = block.coefficients @ block.basis
+    inputs = torch.randn(4, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted = nn.functional.linear(inputs, weight.detach(), block.last.bias)
+        merged = block(inputs)
+    torch.testing.assert_close(merged, wanted, rtol=0, atol=1e-2)
