@@ -1,12 +1,13 @@
 """The packed file's coder alone: bytes and speed on quantized weights of trained networks.
 
     python benchmarks/storage_coder.py --weights-dir CHECKPOINTS [--nncodec PYTHON]
+    python benchmarks/storage_coder.py --files OUT/model.lsm ... [--nncodec PYTHON]
 
-Each layer is cut to one density by a dead zone. ``near``: the step follows from the threshold, as a
-quantizer with a dead zone has it. ``fine``: the step follows from the largest weight and the bits,
-as pruning and then quantizing has it. --nncodec names the interpreter of an environment that holds
-nncodec, which needs a numpy of its own; the best of its scans and parameter choices per tensor
-counts.
+--files takes the levels of trained and hardened networks. Without it, each layer is cut to one
+density by a dead zone. ``near``: the step follows from the threshold, as a quantizer with a dead
+zone has it. ``fine``: the step follows from the largest weight and the bits, as pruning and then
+quantizing has it. --nncodec names the interpreter of an environment that holds nncodec, which needs
+a numpy of its own; the best of its scans and parameter choices per tensor counts.
 """
 
 from __future__ import annotations
@@ -74,48 +75,62 @@ print(json.dumps(total))
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--weights-dir", type=Path, required=True, help="holds the checkpoints")
+    parser.add_argument("--weights-dir", type=Path, help="holds the checkpoints")
+    parser.add_argument("--files", type=Path, nargs="+", default=[], help="packed files")
     parser.add_argument("--results", type=Path, default=Path("results/storage_coder.json"))
     parser.add_argument("--networks", nargs="+", default=["resnet20", "resnet56"], choices=WEIGHTS)
     parser.add_argument("--nncodec", help="interpreter of an environment with nncodec")
     given = parser.parse_args()
+    if not given.files and given.weights_dir is None:
+        parser.error("--weights-dir CHECKPOINTS, or --files FILE ..., is needed")
     rows = []
-    for network in given.networks:
-        for row in rows_of(network, given.weights_dir / WEIGHTS[network], given.nncodec):
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-            write_files({given.results: (json.dumps(rows, indent=1) + "\n").encode()})
+    for facts, tensors in cases(given):
+        rows.append(facts | coded(tensors, given.nncodec))
+        print(json.dumps(rows[-1]), flush=True)
+        write_files({given.results: (json.dumps(rows, indent=1) + "\n").encode()})
 
 
-def rows_of(network: str, path: Path, nncodec: str | None) -> Iterator[dict[str, Any]]:
-    """Give a row per quantizer."""
-    weights = [value for value in load_file(path).values() if value.ndim > 1]
-    for density, bits in QUANTIZERS:
-        tensors = [quantized(weight, density, bits) for weight in weights]
-        packables: dict[str, Packable] = {
-            str(i): Levels(torch.from_numpy(tensor), torch.tensor(1.0))
-            for i, tensor in enumerate(tensors)
-        }
-        packed, writing = timed(partial(pack, packables))
-        reader = PackedReader.from_bytes(packed.content)
-        found, reading = timed(reader.tensors)
-        if any((found[str(i)].numpy() != tensor).any() for i, tensor in enumerate(tensors)):
-            raise AssertionError(f"{network}: the levels did not come back")
-        count = sum(tensor.size for tensor in tensors)
-        content = b"".join(tensor.astype(np.int8).tobytes() for tensor in tensors)
-        yield {
-            "network": network,
-            "density": density,
-            "quantizer": f"fine, {bits} bits" if bits else "near",
-            "weights": count,
-            "order_0_bytes": round(sum(map(order_zero_bits, tensors)) / 8),
-            "bytes": packed.level_bytes,
-            "nncodec_bytes": nncodec_bytes(nncodec, tensors) if nncodec else None,
-            "lzma_bytes": len(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)),
-            "encode_weights_per_s": round(count / writing),
-            "decode_weights_per_s": round(count / reading),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, one used",
-        }
+def cases(given: argparse.Namespace) -> Iterator[tuple[dict[str, Any], list[Array]]]:
+    """Give the levels of every file, or of every network and quantizer."""
+    for path in given.files:
+        with path.open("rb") as file:
+            held = dict(PackedReader(file, str(path)).packables())
+        yield (
+            {"file": path.name, "file_bytes": path.stat().st_size},
+            [one.levels.numpy() for one in held.values() if isinstance(one, Levels)],
+        )
+    for network in () if given.files else given.networks:
+        trained = load_file(given.weights_dir / WEIGHTS[network])
+        weights = [value for value in trained.values() if value.ndim > 1]
+        for density, bits in QUANTIZERS:
+            quantizer = f"fine, {bits} bits" if bits else "near"
+            facts = {"network": network, "density": density, "quantizer": quantizer}
+            yield facts, [quantized(weight, density, bits) for weight in weights]
+
+
+def coded(tensors: list[Array], nncodec: str | None) -> dict[str, Any]:
+    """Code levels in every way."""
+    packables: dict[str, Packable] = {
+        str(i): Levels(torch.from_numpy(tensor), torch.tensor(1.0))
+        for i, tensor in enumerate(tensors)
+    }
+    packed, writing = timed(partial(pack, packables))
+    reader = PackedReader.from_bytes(packed.content)
+    found, reading = timed(reader.tensors)
+    if any((found[str(i)].numpy() != tensor).any() for i, tensor in enumerate(tensors)):
+        raise AssertionError("the levels did not come back")
+    count = sum(tensor.size for tensor in tensors)
+    content = b"".join(tensor.astype(np.int8).tobytes() for tensor in tensors)
+    return {
+        "weights": count,
+        "order_0_bytes": round(sum(map(order_zero_bits, tensors)) / 8),
+        "bytes": packed.level_bytes,
+        "nncodec_bytes": nncodec_bytes(nncodec, tensors) if nncodec else None,
+        "lzma_bytes": len(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)),
+        "encode_weights_per_s": round(count / writing),
+        "decode_weights_per_s": round(count / reading),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one used",
+    }
 
 
 def quantized(weight: NDArray[np.float32], density: float, bits: int) -> Array:
