@@ -12,6 +12,7 @@ from lissom.plan.low_rank import ChannelSVD, Tucker2
 from lissom.plan.merge import Merge
 from lissom.plan.plan import Plan, Source, decision_kinds
 from lissom.plan.quantize import Quantize
+from lissom.plan.separable import FilterCP, SpatialSVD, TensorTrain
 
 NAMES = st.text(max_size=12)  # any Unicode: a file must not care
 NUMBERS = st.integers(-(2**70), 2**70)
@@ -33,6 +34,9 @@ KINDS: dict[type[Decision], st.SearchStrategy[Decision]] = {
     KeepChannels: st.builds(KeepChannels, NAMES, st.lists(cuts(), max_size=3).map(tuple)),
     Tucker2: st.builds(Tucker2, NAMES, NUMBERS, NUMBERS),
     ChannelSVD: st.builds(ChannelSVD, NAMES, NUMBERS),
+    SpatialSVD: st.builds(SpatialSVD, NAMES, NUMBERS),
+    FilterCP: st.builds(FilterCP, NAMES, NUMBERS),
+    TensorTrain: st.builds(TensorTrain, NAMES, NUMBERS, NUMBERS, NUMBERS),
     FoldBatchNorm: st.builds(FoldBatchNorm, NAMES, NAMES),
     Merge: st.builds(Merge, NAMES),
     Quantize: st.builds(Quantize, NAMES, NUMBERS, NUMBERS, st.booleans()),

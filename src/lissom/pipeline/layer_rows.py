@@ -11,7 +11,7 @@ from lissom.graph.layers import LayerSpec, ModelGraph
 from lissom.plan.cost import Cost
 from lissom.plan.decision import Decision
 from lissom.plan.keep_channels import KeepChannels
-from lissom.plan.low_rank import ChannelSVD, Tucker2
+from lissom.plan.low_rank import ChannelSVD, Factorization
 from lissom.plan.merge import Merge
 from lissom.plan.predict import BITS_PER_PARAMETER
 from lissom.plan.quantize import Quantize
@@ -20,7 +20,7 @@ from lissom.report.report import LayerRow, LayerState
 
 @dataclass(frozen=True, slots=True)
 class _Factors:
-    decision: Tucker2 | ChannelSVD | None = None
+    decision: Factorization | None = None
     merged: bool = False  # back into one layer
 
 
@@ -89,10 +89,8 @@ def _state(parts: Sequence[LayerSpec], factors: _Factors) -> LayerState:
     cost = sum((part.cost for part in parts), Cost())
     ranks: tuple[int | None, int | None] = (None, None)
     decision = None if factors.merged else factors.decision
-    if isinstance(decision, Tucker2):
-        ranks = (decision.rank_in, decision.rank_out)
-    elif isinstance(decision, ChannelSVD):
-        ranks = (None, decision.rank)
+    if decision is not None:
+        ranks = (decision.ranks[0] if len(decision.ranks) > 1 else None, decision.ranks[-1])
     if not parts or not parts[0].cost.macs:
         return LayerState(cost, None, None, *ranks)
     axis = -1 if parts[0].kind == "linear" else 0
@@ -152,14 +150,11 @@ def _decision_text(
     return ", ".join(words)
 
 
-def _low_rank_text(spec: LayerSpec, decision: Tucker2 | ChannelSVD, factors: _Factors) -> str:
-    if isinstance(decision, Tucker2):
-        words = f"tucker2 {decision.rank_in}/{decision.rank_out}"
-    else:
-        words = f"channel_svd {decision.rank}"
-        # The cost of a layer that runs at several sizes does not tell the sizes of its matrix.
-        if factors.merged and spec.calls == 1:
-            words += f" of {_full_rank(spec)}"
+def _low_rank_text(spec: LayerSpec, decision: Factorization, factors: _Factors) -> str:
+    words = f"{decision.kind} {'/'.join(map(str, decision.ranks))}"
+    # The cost of a layer that runs at several sizes does not tell the sizes of its matrix.
+    if isinstance(decision, ChannelSVD) and factors.merged and spec.calls == 1:
+        words += f" of {_full_rank(spec)}"
     return f"{words}, merged into one layer" if factors.merged else words
 
 
@@ -173,7 +168,7 @@ def _factors(decisions: Iterable[Decision]) -> dict[str, _Factors]:
     """Give, per decomposed layer, the last decomposition and whether it was merged after."""
     found: dict[str, _Factors] = {}
     for decision in decisions:
-        if isinstance(decision, (Tucker2, ChannelSVD)):
+        if isinstance(decision, Factorization):
             found[decision.layer] = _Factors(decision)
         elif isinstance(decision, Merge):
             found[decision.layer] = replace(found.get(decision.layer, _Factors()), merged=True)

@@ -1,9 +1,10 @@
-"""The decisions that replace one layer by a product of smaller ones."""
+"""The decisions that replace one layer by a product of smaller ones: Tucker-2 and channel SVD."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
 from torch import nn
@@ -14,7 +15,7 @@ from lissom.plan.decision import Decision
 from lissom.plan.fields import Fields
 from lissom.plan.surgery import conv_like, linear_like, replace_module, submodule
 
-_POINTWISE: dict[str, Any] = {
+POINTWISE: dict[str, Any] = {
     "kernel_size": 1,
     "stride": 1,
     "padding": 0,
@@ -63,7 +64,18 @@ def check_decomposable(layer: str, module: nn.Module) -> nn.Conv2d | nn.Linear:
     return module
 
 
-def _check_rank(layer: str, name: str, rank: int, highest: int) -> None:
+def check_rank(layer: str, name: str, rank: int, highest: int) -> None:
+    """Check a rank of a plan against the layer that it is meant for.
+
+    Args:
+        layer: Name of the layer, for the message.
+        name: Field of the decision, for the message.
+        rank: Its value.
+        highest: The most that the layer admits; the least is 1.
+
+    Raises:
+        PlanError: It is out of range.
+    """
     if not 1 <= rank <= highest:
         raise PlanError(
             f"{layer}: {name}={rank}, expected 1 to {highest}; the plan belongs to another network"
@@ -71,7 +83,93 @@ def _check_rank(layer: str, name: str, rank: int, highest: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Tucker2(Decision):
+class Factorization(Decision):
+    """Replace one layer by a sequence of smaller ones whose product approximates it.
+
+    Subclasses add one integer field per rank. The last part takes the bias; the parts before it
+    have none, so that zero padding commutes with them.
+
+    Attributes:
+        layer: Name of the convolution or linear layer.
+    """
+
+    layer: str
+
+    @abstractmethod
+    def parts(self, module: nn.Conv2d | nn.Linear) -> OrderedDict[str, nn.Module]:
+        """Build the layers that take the place of ``module``, in order, filled with zeros.
+
+        Args:
+            module: The layer, already checked by ``check_decomposable``.
+
+        Raises:
+            PlanError: A rank exceeds what the layer admits.
+            UnsupportedLayer: The family does not do such layers.
+        """
+
+    def apply(self, model: nn.Module) -> None:
+        """Put the parts in the layer's place.
+
+        Raises:
+            PlanError: There is no such layer, or a rank exceeds what it admits.
+            UnsupportedLayer: The layer is no plain convolution with ``groups=1`` (or plain Linear,
+                where the family does those).
+        """
+        module = check_decomposable(self.layer, submodule(model, self.layer))
+        parts = nn.Sequential(self.parts(module)).train(module.training)
+        replace_module(model, self.layer, parts)
+
+    @property
+    def target(self) -> str:
+        """Name of the layer."""
+        return self.layer
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Give the ranks in the order of the fields."""
+        return tuple(getattr(self, name) for name in self._rank_names())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON-ready values."""
+        return {"layer": self.layer, **dict(zip(self._rank_names(), self.ranks, strict=True))}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """Rebuild from ``to_dict``'s output.
+
+        Raises:
+            PlanError: A field is missing, unknown or of the wrong type.
+        """
+        reader = Fields(cls.kind, fields)
+        decision = cls(reader.text("layer"), *map(reader.integer, cls._rank_names()))
+        reader.finish()
+        return decision
+
+    @classmethod
+    def _rank_names(cls) -> tuple[str, ...]:
+        return tuple(field.name for field in fields(cls) if field.name != "layer")
+
+
+def check_convolution(layer: str, family: str, module: nn.Conv2d | nn.Linear) -> nn.Conv2d:
+    """Give ``module`` back if it is a convolution.
+
+    Args:
+        layer: Name of the layer, for the message.
+        family: What was to be done to it, for the message.
+        module: The layer.
+
+    Raises:
+        UnsupportedLayer: It is linear.
+    """
+    if not isinstance(module, nn.Conv2d):
+        raise UnsupportedLayer(
+            f"{layer}: {family} needs torch.nn.Conv2d, got Linear; use channel_svd"
+        )
+    return module
+
+
+@dataclass(frozen=True, slots=True)
+class Tucker2(Factorization):
     """Replace a convolution by 1x1 (``first``), kxk (``core``) and 1x1 with the bias (``last``).
 
     Stride, padding, dilation and padding mode go to ``core``: a 1x1 convolution without bias
@@ -87,54 +185,23 @@ class Tucker2(Decision):
     """
 
     kind: ClassVar[str] = "tucker2"
-    layer: str
     rank_in: int
     rank_out: int
 
-    def apply(self, model: nn.Module) -> None:
-        """Put the three convolutions in the layer's place.
-
-        Raises:
-            PlanError: There is no such layer, or a rank exceeds its channels.
-            UnsupportedLayer: The layer is no plain convolution with ``groups=1``.
-        """
-        conv = check_decomposable(self.layer, submodule(model, self.layer))
-        if not isinstance(conv, nn.Conv2d):
-            raise UnsupportedLayer(
-                f"{self.layer}: Tucker-2 needs torch.nn.Conv2d, got Linear; use channel_svd"
-            )
-        _check_rank(self.layer, "rank_in", self.rank_in, conv.in_channels)
-        _check_rank(self.layer, "rank_out", self.rank_out, conv.out_channels)
-        first = conv_like(conv, out_channels=self.rank_in, bias=False, **_POINTWISE)
-        core = conv_like(conv, in_channels=self.rank_in, out_channels=self.rank_out, bias=False)
-        last = conv_like(conv, in_channels=self.rank_out, **_POINTWISE)
-        parts = OrderedDict[str, nn.Module](first=first, core=core, last=last)
-        replace_module(model, self.layer, nn.Sequential(parts).train(conv.training))
-
-    @property
-    def target(self) -> str:
-        """Name of the layer."""
-        return self.layer
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the fields as JSON-ready values."""
-        return {"layer": self.layer, "rank_in": self.rank_in, "rank_out": self.rank_out}
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """Rebuild from ``to_dict``'s output.
-
-        Raises:
-            PlanError: A field is missing, unknown or of the wrong type.
-        """
-        reader = Fields(cls.kind, fields)
-        decision = cls(reader.text("layer"), reader.integer("rank_in"), reader.integer("rank_out"))
-        reader.finish()
-        return decision
+    def parts(self, module: nn.Conv2d | nn.Linear) -> OrderedDict[str, nn.Module]:
+        """Build ``first``, ``core`` and ``last``; as in the base class."""
+        conv = check_convolution(self.layer, "Tucker-2", module)
+        check_rank(self.layer, "rank_in", self.rank_in, conv.in_channels)
+        check_rank(self.layer, "rank_out", self.rank_out, conv.out_channels)
+        return OrderedDict(
+            first=conv_like(conv, out_channels=self.rank_in, bias=False, **POINTWISE),
+            core=conv_like(conv, in_channels=self.rank_in, out_channels=self.rank_out, bias=False),
+            last=conv_like(conv, in_channels=self.rank_out, **POINTWISE),
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelSVD(Decision):
+class ChannelSVD(Factorization):
     """Replace a layer by kxk without bias (``first``) and 1x1 with it (``last``).
 
     Stride, padding, dilation and padding mode go to ``first``. A linear layer becomes two.
@@ -149,45 +216,17 @@ class ChannelSVD(Decision):
     """
 
     kind: ClassVar[str] = "channel_svd"
-    layer: str
     rank: int
 
-    def apply(self, model: nn.Module) -> None:
-        """Put the two layers in the layer's place.
-
-        Raises:
-            PlanError: There is no such layer, or the rank exceeds its matrix.
-            UnsupportedLayer: The layer is neither a plain convolution with ``groups=1`` nor a plain
-                Linear.
-        """
-        module = check_decomposable(self.layer, submodule(model, self.layer))
-        _check_rank(self.layer, "rank", self.rank, min(module.weight.flatten(1).shape))
-        parts = OrderedDict[str, nn.Module]()
+    def parts(self, module: nn.Conv2d | nn.Linear) -> OrderedDict[str, nn.Module]:
+        """Build ``first`` and ``last``; as in the base class."""
+        check_rank(self.layer, "rank", self.rank, min(module.weight.flatten(1).shape))
         if isinstance(module, nn.Conv2d):
-            parts["first"] = conv_like(module, out_channels=self.rank, bias=False)
-            parts["last"] = conv_like(module, in_channels=self.rank, **_POINTWISE)
-        else:
-            parts["first"] = linear_like(module, out_features=self.rank, bias=False)
-            parts["last"] = linear_like(module, in_features=self.rank)
-        replace_module(model, self.layer, nn.Sequential(parts).train(module.training))
-
-    @property
-    def target(self) -> str:
-        """Name of the layer."""
-        return self.layer
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the fields as JSON-ready values."""
-        return {"layer": self.layer, "rank": self.rank}
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """Rebuild from ``to_dict``'s output.
-
-        Raises:
-            PlanError: A field is missing, unknown or of the wrong type.
-        """
-        reader = Fields(cls.kind, fields)
-        decision = cls(reader.text("layer"), reader.integer("rank"))
-        reader.finish()
-        return decision
+            return OrderedDict(
+                first=conv_like(module, out_channels=self.rank, bias=False),
+                last=conv_like(module, in_channels=self.rank, **POINTWISE),
+            )
+        return OrderedDict(
+            first=linear_like(module, out_features=self.rank, bias=False),
+            last=linear_like(module, in_features=self.rank),
+        )

@@ -20,12 +20,16 @@ from lissom.plan.keep_channels import KeepChannels
 from lissom.plan.low_rank import ChannelSVD, Tucker2
 from lissom.plan.merge import Merge
 from lissom.plan.quantize import Quantize
+from lissom.plan.separable import FilterCP, SpatialSVD, TensorTrain
 
 FORMAT = 1
 _BUILT_IN: tuple[type[Decision], ...] = (
     KeepChannels,
     Tucker2,
     ChannelSVD,
+    SpatialSVD,
+    FilterCP,
+    TensorTrain,
     FoldBatchNorm,
     Merge,
     Quantize,

@@ -13,6 +13,7 @@ from lissom.plan.low_rank import ChannelSVD, Tucker2
 from lissom.plan.merge import Merge
 from lissom.plan.plan import Plan
 from lissom.plan.quantize import Quantize
+from lissom.plan.separable import FilterCP, SpatialSVD, TensorTrain
 from lissom.report.report import LayerRow
 
 
@@ -99,3 +100,15 @@ def test_factors_are_quantized_each_and_shown_together() -> None:
     assert row.decision == "channel_svd 14, quantized to 2/4 bits"
     assert (row.after.weight_bits, row.after.density) == (4, 120 / (first + last))
     assert row.after.cost.bits == 2 * 100 + 4 * 20 + 32 * 16
+
+
+def test_every_family_says_its_ranks() -> None:
+    shown = {
+        "spatial_svd 5": (SpatialSVD("0", 5), (None, 5)),
+        "filter_cp 2": (FilterCP("0", 2), (None, 2)),
+        "tensor_train 2/4/3": (TensorTrain("0", 2, 4, 3), (2, 3)),
+    }
+    for words, (decision, ranks) in shown.items():
+        row = rows((decision,))["0"]
+        assert row.decision == words
+        assert (row.after.rank_in, row.after.rank_out) == ranks

@@ -15,12 +15,16 @@ from lissom.plan.low_rank import ChannelSVD, Tucker2
 from lissom.plan.merge import Merge
 from lissom.plan.plan import Plan, Source, decision_kinds, plan_signature
 from lissom.plan.quantize import Quantize
+from lissom.plan.separable import FilterCP, SpatialSVD, TensorTrain
 
 PLAN = Plan(
     (
         KeepChannels("a", (AxisCut((0, 2), 3, (("a.weight", 0), ("b.weight", 1))),)),
         Tucker2("b", 1, 2),
         ChannelSVD("c", 3),
+        SpatialSVD("e", 4),
+        FilterCP("f", 2),
+        TensorTrain("g", 2, 5, 3),
         FoldBatchNorm("b.last", "bn"),
         Quantize("b.last", 3, 17, channel_scales=True),
         Merge("c"),
