@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from html import escape
-from importlib.resources import files
 from typing import Any
 
-from lissom.plan.cost import Cost
 from lissom.report import charts, figures
+from lissom.report.drawings import (
+    FAMILIES,
+    layers_with_macs,
+    legend_of,
+    macs,
+    params,
+    styles,
+    units_of,
+)
 from lissom.report.encoding import plain
-from lissom.report.report import LayerRow, Report
+from lissom.report.report import Report
 from lissom.report.storage import NOTE
 from lissom.report.tables import (
     budget_table,
@@ -22,7 +29,6 @@ from lissom.report.tables import (
     storage_table,
 )
 
-_FAMILIES = {"prune": "pruning", "decompose": "decomposition"}
 _REMAINING = {"macs": "decompose", "params": "both", "target": "keep"}
 _STRENGTH = {"lambda": "prune"}
 _BYTES = {"bytes": "both", "target": "keep"}
@@ -37,7 +43,7 @@ _COURSE = {
 
 def page(report: Report) -> str:
     """Give the report as an HTML page with inline style and charts, for light and dark screens."""
-    style = files("lissom.report").joinpath("page.css").read_text(encoding="utf-8")
+    style = styles("palette", "page", "chart")
     source = report.source or "A network of your own"
     title = f"{source} compressed by {report.method}"
     return (
@@ -110,26 +116,14 @@ def _tile(name: str, big: str, small: str) -> str:
 
 
 def _layers(report: Report) -> Iterator[str]:
-    rows = [row for row in report.layers if row.before.cost.macs]
-    present = {charts.colour(row) for row in rows}
-    names = [name for name in charts.GROUPS if name in present]
-    legend = {name: name for name in names} | (
-        {"none": "no group" if names else "after"} if "none" in present else {}
-    )
+    rows = layers_with_macs(report)
+    legend = legend_of(rows)
     yield _heading("Over the depth of the network", "Layers with MACs, from input to output.")
-    yield _legend(legend | {"ghost": "before"})
-    if names:
+    yield _legend(legend)
+    if set(legend) & set(charts.GROUPS):
         yield f"<figure>{charts.group_map(rows)}</figure>"
-    yield f"<figure>{charts.cost_bars(rows, 'MACs', _macs)}</figure>"
-    yield f"<figure>{charts.cost_bars(rows, 'parameters', _params)}</figure>"
-
-
-def _macs(cost: Cost) -> int:
-    return cost.macs
-
-
-def _params(cost: Cost) -> int:
-    return cost.params
+    yield f"<figure>{charts.cost_bars(rows, 'MACs', macs)}</figure>"
+    yield f"<figure>{charts.cost_bars(rows, 'parameters', params)}</figure>"
 
 
 def _legend(entries: Mapping[str, str]) -> str:
@@ -140,7 +134,7 @@ def _legend(entries: Mapping[str, str]) -> str:
 
 
 def _sensitivities(report: Report) -> Iterator[str]:
-    units = _units(report.layers)
+    units = units_of(report.layers)
     if not units:
         return
     low, high = charts.harm_range([row.sensitivities for row in units.values()])
@@ -149,7 +143,7 @@ def _sensitivities(report: Report) -> Iterator[str]:
         f"Harm (logarithmic, {low:g} to {high:g} in every field) when a fraction of a unit's MACs "
         "is removed by one family alone.",
     )
-    yield _legend(_FAMILIES)
+    yield _legend(FAMILIES)
     yield '<div class="grid">'
     for name, row in units.items():
         curve = charts.harm_curves(row.sensitivities, (low, high))
@@ -186,12 +180,3 @@ def _learned(name: str, section: Mapping[str, Any]) -> Iterator[str]:
 def _changed(section: Mapping[str, Any]) -> str:
     named = ((what, section.get(what) or ()) for what in ("removed", "merged"))
     return "; ".join(f"{what}: {', '.join(map(str, names))}" for what, names in named if names)
-
-
-def _units(rows: Iterable[LayerRow]) -> dict[str, LayerRow]:
-    """Give one row per unit: its layers share the curves."""
-    units: dict[str, LayerRow] = {}
-    for row in rows:
-        if row.sensitivities:
-            units.setdefault(row.unit or row.name, row)
-    return units

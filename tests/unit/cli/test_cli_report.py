@@ -27,3 +27,16 @@ def test_a_folder_without_report_is_named(
 ) -> None:
     assert run(["report", str(tmp_path)]) == 2
     assert "report.json: no such file" in capsys.readouterr().err
+
+
+def test_figures_are_written_into_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path, Artifacts(report=REPORT))
+    assert run(["report", str(tmp_path), "--figures"]) == 0
+    folder = tmp_path / "figures"
+    assert sorted(folder.iterdir()) == [folder / "layers.svg", folder / "sensitivities.svg"]
+    assert str(folder / "layers.svg") in capsys.readouterr().out
+    assert not (tmp_path / "report.html").exists()
+    assert run(["report", str(tmp_path), "--figures", "--html"]) == 0
+    assert (tmp_path / "report.html").exists()
