@@ -125,3 +125,11 @@ def _hooks() -> Iterator[list[Any]]:
 def _run(model: Callable[..., Any], example_inputs: tuple[Tensor, ...]) -> None:
     with torch.no_grad():
         model(*example_inputs)
+
+
+def output_scales(model: nn.Module, norm: str | None) -> Tensor | None:
+    """Give |gamma| / sigma of a batch norm, (T,); None where there is none that scales."""
+    module = model.get_submodule(norm) if norm else None
+    if not isinstance(module, _BatchNorm) or module.running_var is None or module.weight is None:
+        return None
+    return module.weight.detach().abs() / (module.running_var + module.eps).sqrt()

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lissom.extension import StepState
 from lissom.graph.layers import ChannelGroup, ModelGraph, Role
@@ -15,7 +14,7 @@ from lissom.lowrank.metric import metric_for
 from lissom.relaxation.block import put_block, scratch_factors, whitened_factors
 from lissom.relaxation.columns import Columns, as_cube
 from lissom.relaxation.merging import Hardened, Pays, prune_and_merge
-from lissom.relaxation.neighbours import norms_behind
+from lissom.relaxation.neighbours import norms_behind, output_scales
 from lissom.relaxation.rows import Rows, filter_rows, learnable_rows
 from lissom.relaxation.settings import RelaxationSettings
 from lissom.relaxation.support import COLUMNS, ROWS, Key, Support, as_support
@@ -100,7 +99,7 @@ class RankAndChannels:
                 self.whole[layer] = "it reads the network's input or gives its output"
         norms = norms_behind(self._model, layers, self._inputs)
         for layer in layers:
-            scales = _output_scales(self._model, norms.get(layer))
+            scales = output_scales(self._model, norms.get(layer))
             self.columns[layer] = self._relax_layer(relaxed, layer, scales)
         if ROWS in self._settings.learn:
             for row in self._find_rows(relaxed):
@@ -169,7 +168,8 @@ class RankAndChannels:
         self._support = support
         self._pressure = {}
         self.hold()
-        self._use_support()
+        for name, mask in support.columns.items():
+            self.columns[name].block.use(mask)
 
     @property
     def support(self) -> Support | None:
@@ -220,16 +220,10 @@ class RankAndChannels:
             what, kind, key = name.split(".", 2)
             found[what][kind, key] = value.cpu()
         self._pressure = found["pressure"]
-        self._support = as_support(found["support"]) if found["support"] else None
-        self._use_support()
+        if found["support"]:
+            self.freeze(as_support(found["support"]))
         for unit, value in found["unit"].items():
             self._group(unit).total = float(value)
-
-    def _use_support(self) -> None:
-        """Spare the blocks the columns that have vanished for good."""
-        if self._support is not None:
-            for name, mask in self._support.columns.items():
-                self.columns[name].block.use(mask)
 
     def _group(self, key: Key) -> Columns | Rows:
         kind, name = key
@@ -293,14 +287,6 @@ def relaxed_layers(graph: ModelGraph, ignore: Collection[str] = ()) -> tuple[str
         for layer in graph.layers
         if layer.name in offered and layer.kind in ("conv2d", "linear") and layer.calls
     )
-
-
-def _output_scales(model: nn.Module, norm: str | None) -> Tensor | None:
-    """Give |gamma| / sigma of a batch norm, (T,)."""
-    module = model.get_submodule(norm) if norm else None
-    if not isinstance(module, _BatchNorm) or module.running_var is None or module.weight is None:
-        return None
-    return module.weight.detach().abs() / (module.running_var + module.eps).sqrt()
 
 
 def _indices(mask: Tensor) -> tuple[int, ...]:
