@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lissom.graph.layers import ChannelGroup
-from lissom.methods.grouping import Rule, labels_of
+from lissom.methods.grouping import Difference, Rule, labels_of, three_means
 from lissom.methods.units import Unit
 from lissom.plan.cost import Cost
 from lissom.search.curves import HarmCurve
@@ -135,14 +135,36 @@ def test_tau_sweeps_both_monotonously_from_all_to_none(values):
         Unit(f"u{i}", ChannelGroup(f"u{i}", 8, (), (f"u{i}",), ()), (f"u{i}",), Cost(1, 1, 1))
         for i in range(len(values))
     ]
-    difference = {unit.name: value for unit, value in zip(units, values, strict=True)}
+    difference = {unit.name: Difference(value) for unit, value in zip(units, values, strict=True)}
     harm = dict.fromkeys(difference, 1.0)
     before = set(difference)
     for tau in (10.0, 4.0, 1.0, 0.1, 0.0):
         labels = labels_of(units, difference, harm, Rule("hmc", tau, 20))
         both = {name for name, label in labels.items() if label == "both"}
         assert both <= before
-        assert all(label == "both" or abs(difference[name]) > tau for name, label in labels.items())
+        assert all(
+            label == "both" or abs(difference[name].value) > tau for name, label in labels.items()
+        )
         before = both
     assert labels == labels_of(units, difference, harm, Rule("nahc", None, 20))
     assert set(labels_of(units, difference, harm, Rule("ahc", None, 20)).values()) == {"both"}
+
+
+def spread(clusters) -> float:
+    return sum((v - sum(c) / len(c)) ** 2 for c in clusters if c for v in c)
+
+
+@given(st.lists(st.integers(-9, 9), min_size=1, max_size=9), seeds)
+@settings(max_examples=80, deadline=None)
+def test_no_other_three_clusters_are_tighter(values, seed):
+    found = three_means([float(value) for value in values])
+    assert sorted(v for cluster in found for v in cluster) == sorted(values)
+    draw = random.Random(seed)
+    for _ in range(30):
+        owners = [draw.randrange(3) for _ in values]
+        other = [[v for v, o in zip(values, owners, strict=True) if o == k] for k in range(3)]
+        assert spread(found) <= spread(other) + 1e-9
+
+
+def test_that_comparison_can_fail():
+    assert spread(three_means([0.0, 1.0, 5.0, 9.0])) < spread([[0.0, 5.0], [1.0], [9.0]])

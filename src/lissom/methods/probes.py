@@ -50,6 +50,21 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What a probe came to.
+
+    Attributes:
+        probe: What was tried.
+        harm: Its harm.
+        error: Standard error of the harm.
+    """
+
+    probe: Probe
+    harm: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
 class Sensitivities:
     """Measured harm of every unit by family, and of every layer by its output error.
 
@@ -136,7 +151,7 @@ class Probing:
     def _sensitivities(
         self, units: Sequence[Unit], probes: Sequence[Probe], harms: Harms
     ) -> Sensitivities:
-        measured = list(zip(probes, harms.mean, strict=True))
+        measured = [Found(*one) for one in zip(probes, harms.mean, harms.error, strict=True)]
         curves = {
             unit.name: {
                 family: HarmCurve.through(self._points(unit, family, measured))
@@ -146,7 +161,9 @@ class Probing:
         }
         layer_curves = {
             layer: HarmCurve.through(
-                (probe.error, harm) for probe, harm in measured if probe.layer == layer
+                (one.probe.error, one.harm, one.error)
+                for one in measured
+                if one.probe.layer == layer
             )
             for unit in units
             for layer in unit.layers
@@ -167,25 +184,23 @@ class Probing:
         return Sensitivities(curves, layer_curves, harms.noise, forwards, prune_harm, rank_harm)
 
     def _points(
-        self, unit: Unit, family: str, measured: Sequence[tuple[Probe, float]]
-    ) -> list[tuple[float, float]]:
-        """Give the (removed fraction, harm) points of a unit, one per fraction that was asked for.
+        self, unit: Unit, family: str, measured: Sequence[Found]
+    ) -> list[tuple[float, float, float]]:
+        """Give the (removed fraction, harm, error) of a unit, one per fraction that was asked for.
 
         Layers of one unit are decomposed one at a time and their harms added, as the search adds
         them: all producers of a residual stream at once would harm more than their sum, and the
         unit would look worse than the many single units beside it whose harms are added, too.
+        Their errors are added as well: all were measured on the same images.
         """
-        own = [
-            (probe, harm)
-            for probe, harm in measured
-            if (probe.unit, probe.family) == (unit.name, family)
-        ]
+        own = [one for one in measured if (one.probe.unit, one.probe.family) == (unit.name, family)]
         total = max(unit.cost.macs, 1)
         points = []
-        for asked in dict.fromkeys(probe.asked for probe, _ in own):
-            parts = [(probe, harm) for probe, harm in own if probe.asked == asked]
-            gone = sum(probe.removed * self._macs(unit, probe) for probe, _ in parts)
-            points.append((gone / total, sum(harm for _, harm in parts)))
+        for asked in dict.fromkeys(one.probe.asked for one in own):
+            parts = [one for one in own if one.probe.asked == asked]
+            gone = sum(one.probe.removed * self._macs(unit, one.probe) for one in parts)
+            harm, error = sum(one.harm for one in parts), sum(one.error for one in parts)
+            points.append((gone / total, harm, error))
         return points
 
     def _macs(self, unit: Unit, probe: Probe) -> int:

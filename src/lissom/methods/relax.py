@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from lissom.methods.grouping import Difference
 from lissom.methods.space import BOTH, DECOMPOSE, KEEP, PRUNE, Menu
+
+_NONE = Difference(0.0)
 
 
 def relaxed(
     menu: Menu,
     labels: Mapping[str, str],
-    difference: Mapping[str, float],
+    difference: Mapping[str, Difference],
     variant: str,
     quantities: Sequence[str],
 ) -> Iterator[dict[str, str]]:
@@ -31,10 +34,10 @@ def relaxed(
     unkept = dict(labels)
     for unit in menu.units:
         if unkept[unit.name] == KEEP and unit.families:
-            favourite = PRUNE if difference.get(unit.name, 0.0) > 0 else DECOMPOSE
+            favourite = PRUNE if difference.get(unit.name, _NONE).value > 0 else DECOMPOSE
             unkept[unit.name] = favourite if favourite in unit.families else unit.families[0]
     yield unkept
-    order = sorted(difference, key=lambda name: abs(difference[name]))
+    order = sorted(difference, key=lambda name: abs(difference[name].value))
     units = {unit.name: unit for unit in menu.units}
     for share in (0.25, 0.5, 0.75, 1.0):
         wider = dict(unkept)

@@ -6,11 +6,13 @@ from torch import nn
 
 from lissom.errors import BudgetError, RecipeError
 from lissom.graph.capture import capture
-from lissom.methods import hmc
+from lissom.methods import solving
+from lissom.methods.grouping import Rule
 from lissom.methods.hmc import Hmc, HmcSettings
 from lissom.methods.importance import cuts_of
 from lissom.methods.menu import FAMILIES
 from lissom.methods.probes import Sensitivities
+from lissom.methods.solving import Solver
 from lissom.methods.space import menu_of
 from lissom.methods.units import units_of
 from lissom.plan.budget import Budget
@@ -159,6 +161,64 @@ def test_variant_decides_the_labels(view):
     assert "both" not in exclusive.values()
 
 
+@pytest.mark.parametrize("name", ["mixed", "normed"])
+def test_one_family_alone_leaves_the_other_out(name):
+    view = sample(name)
+    pruned, factored = (
+        planned(view, Budget.parse("macs=0.7"), variant=f"{family}_only")
+        for family in ("prune", "decompose")
+    )
+    assert {one.kind for one in pruned.plan.decisions} == {"keep_channels"}
+    assert "keep_channels" not in {one.kind for one in factored.plan.decisions}
+    for one, family in ((pruned, "prune"), (factored, "decompose")):
+        assert one.predicted.macs <= 0.7 * view.graph.cost.macs
+        smallest = Hmc(replace(FAST, variant=f"{family}_only")).smallest(view).macs
+        assert Hmc(FAST).smallest(view).macs <= smallest <= one.predicted.macs
+        assert {x for curves in one.sensitivities.values() for x in curves} == {family}
+        assert family in labels_of(one).values()
+        assert set(labels_of(one).values()) <= {family, "keep"}
+
+
+def test_three_means_decides_the_borders(view, plain):
+    clusters = planned(view, rule="three_means")
+    assert clusters.evidence["rule"] == "three_means"
+    assert clusters.evidence["borders"] != plain.evidence["borders"]
+
+
+def test_differences_within_their_noise_are_both(view):
+    exact, doubting = (planned(view, tau=0.0, standard_errors=times) for times in (0.0, 1e9))
+    assert {unit["asked"] for unit in exact.evidence["units"][:3]} <= {"prune", "decompose"}
+    units = [unit for unit in doubting.evidence["units"] if unit["difference_error"]]
+    assert [unit["asked"] for unit in units] == ["both"] * 3
+
+
+def asked(proposal, which: str = "asked") -> dict[str, str]:
+    return {unit["name"]: unit[which] for unit in proposal.evidence["units"]}
+
+
+def test_controls_deal_out_the_measured_labels_anew(view, plain):
+    options = {"variant": "nahc", "rounds": 1}
+    measured = planned(view, **options)
+    inverted = planned(view, **options, groups="inverted")
+    assert asked(inverted, "measured") == asked(measured)
+    swapped = {"prune": "decompose", "decompose": "prune"}
+    for unit in inverted.evidence["units"]:
+        free = len(unit["curves"]) == 2
+        expected = swapped[unit["measured"]] if free else unit["measured"]
+        assert unit["asked"] == expected
+    assert inverted.plan != measured.plan
+    assert inverted.evidence["harm"] > measured.evidence["harm"]
+
+
+def test_the_seed_decides_random_groups(view, monkeypatch):
+    given = {"stem": "prune", "a": "decompose", "c": "both", "head": "decompose"}
+    monkeypatch.setattr(solving, "labels_of", lambda *_: given)
+    dealt = [asked(planned(view, groups="random", groups_seed=seed)) for seed in range(4)]
+    assert all(sorted(one.values()) == sorted(given.values()) for one in dealt)
+    assert len({tuple(one.values()) for one in dealt}) > 1
+    assert asked(planned(replace(view, seed=3), groups="random")) == dealt[3]
+
+
 def test_criterion_decides_which_channels_stay(view):
     cuts = [
         planned(view, variant="ahc", criterion=one).plan.decisions
@@ -185,7 +245,9 @@ def test_fractions_decide_where_harm_is_measured(view, plain):
 
 
 def test_tau_decides_what_is_both(view):
-    assert "both" not in labels_of(planned(view, tau=0.0)).values()
+    exact = planned(view, tau=0.0, standard_errors=0.0)
+    assert "both" not in labels_of(exact).values()
+    assert exact.evidence["borders"] == {"decompose_below": 0.0, "prune_above": 0.0}
     wide = labels_of(planned(view, tau=1e9, keep_above=1e9))
     assert {wide[name] for name in ("stem", "a", "c")} == {"both"}
 
@@ -234,9 +296,9 @@ def solved_labels(view, prune: HarmCurve, decompose: HarmCurve, rounds: int) -> 
         prune_harm=lambda unit, kept: prune(1 - len(kept) / unit.group.channels),
         rank_harm=lambda layer, option: decompose(1 - option.fraction),
     )
-    method = Hmc(replace(FAST, rounds=rounds, tau=0.0, fractions=(0.25,)))
     limits = Budget.parse("macs=0.2").limits(view.graph.cost)
-    return dict(method._solve(menu, measured, limits).labels)
+    solver = Solver(menu, measured, limits, Rule("hmc", 0.0, 20))
+    return dict(solver.solve((0.25,), rounds).labels)
 
 
 def test_rounds_group_again_at_the_solved_fractions(view):
@@ -251,7 +313,7 @@ def test_a_round_that_does_worse_does_not_count(view, monkeypatch):
     flat = HarmCurve.through([(0.25, 1e-3), (0.9, 2e-3)])
     steep = HarmCurve.through([(0.25, 1e-2), (0.9, 1.0)])
     misled = dict.fromkeys(("stem", "a", "c", "head"), (0.0, 0.0))
-    monkeypatch.setattr(hmc, "_solved_fractions", lambda *_: misled)
+    monkeypatch.setattr(solving, "solved_fractions", lambda *_: misled)
     once = solved_labels(view, flat, steep, rounds=1)
     assert solved_labels(view, flat, steep, rounds=2) == once
     assert once["a"] == "prune"
@@ -261,6 +323,16 @@ def test_a_round_that_does_worse_does_not_count(view, monkeypatch):
     ("changes", "message"),
     [
         ({"variant": "hcm"}, "variant='hcm': expected one of hmc, nahc, ahc"),
+        ({"rule": "kmeans"}, "rule='kmeans': expected one of tau, three_means"),
+        ({"groups": "reversed"}, "groups='reversed': expected one of measured, random, inverted"),
+        ({"groups": "random", "variant": "ahc"}, "groups='random': ahc puts all units into one"),
+        ({"groups": "inverted", "variant": "prune_only"}, "prune_only puts all units into one"),
+        ({"groups_seed": 3}, "groups_seed=3: nothing is drawn with groups='measured'"),
+        ({"groups_seed": 3, "groups": "inverted"}, "nothing is drawn with groups='inverted'"),
+        ({"rule": "three_means", "variant": "nahc"}, "which only variant hmc has, not nahc"),
+        ({"rule": "three_means", "tau": 0.1}, "tau=0.1: rule three_means finds the borders"),
+        ({"standard_errors": -1.0}, "standard_errors=-1.0: expected at least 0"),
+        ({"standard_errors": float("nan")}, "standard_errors=nan: expected at least 0"),
         ({"criterion": "l3"}, "criterion='l3': expected one of reconstruction, l1"),
         ({"families": ()}, r"families=\[\]: expected some of tucker2"),
         ({"families": ("cp",)}, r"families=\['cp'\]: expected some of"),

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lissom.graph.capture import capture
+from lissom.methods.grouping import Difference
 from lissom.methods.importance import cuts_of
 from lissom.methods.menu import FAMILIES, RankOption
 from lissom.methods.relax import relaxed
@@ -82,7 +83,7 @@ def test_nahc_never_does_both(menu):
 
 
 def test_wider_labels_come_in_order_and_end_at_the_strongest(menu):
-    difference = {"stem": 3.0, "a": -2.0, "c": 0.1}
+    difference = {"stem": Difference(3.0), "a": Difference(-2.0), "c": Difference(0.1)}
     start = labels("prune", "keep", "both", "keep")
     attempts = list(relaxed(menu, start, difference, "hmc", ("macs",)))
     assert attempts[0] == start
@@ -93,7 +94,7 @@ def test_wider_labels_come_in_order_and_end_at_the_strongest(menu):
 
 
 def test_wider_labels_of_nahc_stay_exclusive(menu):
-    difference = {"stem": 3.0, "a": -2.0, "c": 0.1}
+    difference = {"stem": Difference(3.0), "a": Difference(-2.0), "c": Difference(0.1)}
     start = labels("prune", "keep", "decompose", "keep")
     attempts = list(relaxed(menu, start, difference, "nahc", ("params", "macs")))
     assert all("both" not in one.values() for one in attempts)

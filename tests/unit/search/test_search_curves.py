@@ -41,3 +41,24 @@ def test_several_points_at_one_fraction_count_by_their_mean():
 def test_without_harm_or_points_nothing_harms():
     assert HarmCurve.through([])(0.5) == 0
     assert HarmCurve.through([(0.5, 0.0)])(0.9) == 0
+
+
+def test_errors_lie_on_lines_and_grow_as_the_harm_does():
+    curve = HarmCurve.through([(0.5, 2.0, 0.4), (0.25, 1.0, 0.1)])
+    assert curve.errors == (0.1, 0.4)
+    assert curve.error(0) == 0
+    assert curve.error(0.125) == pytest.approx(0.05)
+    assert curve.error(0.375) == pytest.approx(0.25)
+    assert curve.error(0.9) / curve(0.9) == pytest.approx(0.2)
+
+
+def test_pooled_points_share_their_mean_error():
+    pooled = HarmCurve.through([(0.2, 4.0, 0.1), (0.4, 3.0, 0.2), (0.6, 2.0, 0.6)])
+    assert pooled.errors == pytest.approx([0.3] * 3)
+    assert HarmCurve.through([(0.5, 1.0, 0.2), (0.5, 3.0, 0.4)]).errors == pytest.approx([0.3])
+
+
+def test_without_errors_none_are_told():
+    assert HarmCurve.through([(0.5, 1.0)]).error(0.5) == 0
+    assert HarmCurve(((0.5, 1.0),)).error(0.5) == 0
+    assert HarmCurve.through([(0.5, 0.0, 0.0)]).error(0.9) == 0

@@ -1,0 +1,177 @@
+"""From sensitivities to a choice: group, search under the limits, and group again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from lissom.errors import BudgetError
+from lissom.methods.grouping import (
+    Curves,
+    Difference,
+    Rule,
+    borders,
+    control_labels,
+    differences,
+    labels_of,
+)
+from lissom.methods.probes import Sensitivities
+from lissom.methods.relax import relaxed
+from lissom.methods.space import KEEP, Item, Menu
+from lissom.search.lagrangian import Choice, solve
+
+Fractions = Mapping[str, tuple[float, ...]]  # per unit the removed fractions to judge it at
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """Labels, and the choice that was found under them.
+
+    Attributes:
+        labels: Per unit its group, as the search took it.
+        asked: The same before groups were widened to reach the budget.
+        difference: Per unit with both families its d.
+        borders: Least and greatest d of ``both``.
+        items: What was decided.
+        choice: One option per item.
+        harm: Summed harm of the choice.
+    """
+
+    labels: Mapping[str, str]
+    asked: Mapping[str, str]
+    difference: Mapping[str, Difference]
+    borders: tuple[float, float]
+    items: tuple[Item, ...]
+    choice: Choice
+    harm: float
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """Give the labels as they came out: a unit that the search left whole is kept."""
+        taken = {item.unit for item, option in zip(self.items, self.choice, strict=True) if option}
+        return {name: label if name in taken else KEEP for name, label in self.labels.items()}
+
+    @property
+    def widened(self) -> tuple[str, ...]:
+        """Name the units whose group had to be changed to reach the budget."""
+        return tuple(name for name, label in self.labels.items() if label != self.asked[name])
+
+
+@dataclass(frozen=True, slots=True)
+class Solver:
+    """Finds labels and ratios under limits.
+
+    Attributes:
+        menu: What could be done.
+        sensitivities: What it harms.
+        limits: Per quantity the most that may remain.
+        rule: How differences of sensitivity become labels.
+    """
+
+    menu: Menu
+    sensitivities: Sensitivities
+    limits: Mapping[str, int]
+    rule: Rule
+
+    def solve(self, fractions: tuple[float, ...], rounds: int) -> Solution:
+        """Group, search, and group again at the removed fractions that the search arrived at.
+
+        Of the rounds the one with the least harm counts: a later one may have done worse.
+
+        Args:
+            fractions: Removed fractions to group at first.
+            rounds: How often the groups are formed at most.
+
+        Raises:
+            BudgetError: Nothing on the menu is within the limits.
+        """
+        at: Fractions = {unit.name: fractions for unit in self.menu.units}
+        solutions: list[Solution] = []
+        for _ in range(rounds):
+            solution = self._round(at)
+            if solutions and solution.labels == solutions[-1].labels:
+                break
+            solutions.append(solution)
+            at = solved_fractions(self.menu, solution, at)
+        return min(solutions, key=lambda one: one.harm)
+
+    def control(self, measured: Solution, groups: str, seed: int) -> Solution:
+        """Search again, with the labels of a solution dealt out otherwise.
+
+        Args:
+            measured: From ``solve``.
+            groups: ``random`` or ``inverted``.
+            seed: For ``random``.
+
+        Raises:
+            BudgetError: Nothing on the menu is within the limits.
+        """
+        labels = control_labels(self.menu.units, measured.labels, groups, seed)
+        return self._under(labels, measured.difference, measured.borders)
+
+    def _round(self, fractions: Fractions) -> Solution:
+        units, curves = self.menu.units, self.sensitivities.curves
+        difference = differences(units, curves, fractions, self.sensitivities.noise)
+        per_mac = {
+            unit.name: _mean_harm(curves[unit.name], fractions[unit.name]) / max(unit.cost.macs, 1)
+            for unit in units
+        }
+        labels = labels_of(units, difference, per_mac, self.rule)
+        limits = borders([d.value for d in difference.values()], self.rule)
+        return self._under(labels, difference, limits)
+
+    def _under(
+        self,
+        labels: Mapping[str, str],
+        difference: Mapping[str, Difference],
+        limits: tuple[float, float],
+    ) -> Solution:
+        harm_of = _harm_of(self.menu, self.sensitivities)
+        variant, quantities = self.rule.variant, tuple(self.limits)
+        for wider in relaxed(self.menu, labels, difference, variant, quantities):
+            items = self.menu.items(wider)
+            problem = self.menu.problem(items, harm_of, self.limits)
+            choice = solve(problem)
+            if choice is not None:
+                harm = problem.harm(choice)
+                return Solution(wider, labels, difference, limits, items, choice, harm)
+        smallest = self.menu.smallest(variant)
+        reached = ", ".join(f"{name} {getattr(smallest, name):,}" for name in self.limits)
+        asked = ", ".join(f"{name} {limit:,}" for name, limit in self.limits.items())
+        raise BudgetError(
+            f"{variant} found no network within {asked}; the smallest on its menu has {reached}. "
+            "Raise the budget, use round_to=1, or another variant"
+        )
+
+
+def solved_fractions(menu: Menu, solution: Solution, fractions: Fractions) -> Fractions:
+    """Give, per unit, the removed fraction that was solved for; untouched units keep theirs."""
+    solved = dict(fractions)
+    plain = menu.pricer.price(menu.configuration((), ())).macs
+    for unit in menu.units:
+        mine = [i for i, item in enumerate(solution.items) if item.unit == unit.name]
+        if not any(solution.choice[i] for i in mine) or not unit.cost.macs:
+            continue
+        items = tuple(solution.items[i] for i in mine)
+        alone = menu.configuration(items, tuple(solution.choice[i] for i in mine))
+        removed = (plain - menu.pricer.price(alone).macs) / unit.cost.macs
+        solved[unit.name] = (min(max(removed, 0.05), 0.95),)
+    return solved
+
+
+def _harm_of(menu: Menu, sensitivities: Sensitivities) -> Callable[[Item, int], float]:
+    """Give the harm of each option, read off the curves."""
+    units = {unit.name: unit for unit in menu.units}
+
+    def harm(item: Item, index: int) -> float:
+        option = item.options[index]
+        if isinstance(option, tuple):
+            return sensitivities.prune_harm(units[item.unit], option)
+        return sensitivities.rank_harm(item.layer, option)
+
+    return harm
+
+
+def _mean_harm(curves: Curves, fractions: tuple[float, ...]) -> float:
+    means = [sum(curve(x) for x in fractions) / len(fractions) for curve in curves.values()]
+    return min(means, default=0.0)
