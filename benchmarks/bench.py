@@ -16,8 +16,10 @@ from row import Row
 
 from lissom.artifacts import load_report, weights_content
 from lissom.data.load import load_data
+from lissom.errors import LissomError
 from lissom.export.files import write_files
 from lissom.models.catalog import build_model
+from lissom.recipe.read import parse_override, read_recipe
 from lissom.task import Classification
 from lissom.train.loop import train
 from lissom.train.settings import TrainSettings
@@ -135,6 +137,27 @@ def compressed(
         "machine": report["provenance"]["machine"],
         "versions": report["provenance"]["versions"],
     }
+
+
+def compressed_or_rival(
+    given: argparse.Namespace, row: Row, method: str, sections: Mapping[str, Sequence[str]]
+) -> Figures:
+    """Run a row of ours (``compressed``), or one of the group ``rival`` with Torch-Pruning."""
+    if row.group != "rival":
+        return compressed(given, row, method, sections)
+    try:
+        from rival import train_rival  # a test dependency: other rows do without
+    except ModuleNotFoundError as error:
+        print(f"{error}; these rows need it: pip install torch-pruning==1.6.1", file=sys.stderr)
+        return None
+    places = [(place, value) for _flag, place, value in options(given, row)]
+    settings = map(parse_override, (*SETTINGS[given.data], *row.settings))
+    recipe = read_recipe(None, [*places, *settings])
+    try:
+        return train_rival(recipe, row.variant, given.runs / row.name(given.seed))
+    except LissomError as error:
+        print(error, file=sys.stderr)
+        return None
 
 
 def options(given: argparse.Namespace, row: Row) -> list[tuple[str, str, Any]]:

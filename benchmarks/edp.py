@@ -10,14 +10,10 @@ Rows that are already in the results file are skipped, so the script can be stop
 from __future__ import annotations
 
 import argparse
-import sys
 
-from bench import SETTINGS, Figures, arguments, compressed, options, run_rows
+from bench import Figures, arguments, compressed_or_rival, run_rows
 from edp_rows import GROUPS, rows_of
 from row import Row
-
-from lissom.errors import LissomError
-from lissom.recipe.read import parse_override, read_recipe
 
 NETWORKS = ("resnet20", "resnet56")
 _LEARNED = (
@@ -35,21 +31,7 @@ def main() -> None:
 
 
 def _figures(given: argparse.Namespace, row: Row) -> Figures:
-    if row.group != "rival":
-        return compressed(given, row, "edp", {"edp": _LEARNED})
-    try:
-        from rival import train_rival  # a test dependency: other rows do without
-    except ModuleNotFoundError as error:
-        print(f"{error}; these rows need it: pip install torch-pruning==1.6.1", file=sys.stderr)
-        return None
-    places = [(place, value) for _flag, place, value in options(given, row)]
-    settings = map(parse_override, (*SETTINGS[given.data], *row.settings))
-    recipe = read_recipe(None, [*places, *settings])
-    try:
-        return train_rival(recipe, row.variant, given.runs / row.name(given.seed))
-    except LissomError as error:
-        print(error, file=sys.stderr)
-        return None
+    return compressed_or_rival(given, row, "edp", {"edp": _LEARNED})
 
 
 if __name__ == "__main__":

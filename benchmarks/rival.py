@@ -31,6 +31,7 @@ from lissom.measure.memory import peak_activation_bytes
 from lissom.pipeline.recipe_run import data_of, network_of
 from lissom.recipe.recipe import Recipe
 from lissom.report.provenance import gather_provenance
+from lissom.sensitivity.statistics import loss_gradients
 from lissom.task import Classification, Data
 from lissom.train.checkpoint import Checkpoint
 from lissom.train.evaluate import evaluate
@@ -40,6 +41,7 @@ from lissom.train.recover import recover
 from lissom.train.schedule import learning_rate
 from lissom.train.settings import TrainSettings
 
+_GRADIENT_IMAGES = 2048
 PUBLISHED_PRESSURE = 5e-4
 # Sum over the steps of the published sparse training of the learning rate: 391 steps an epoch, 60
 # epochs at 0.01, 20 at 0.001, 20 at 0.0001.
@@ -51,14 +53,17 @@ class Variant:
     """How the rival trains.
 
     Attributes:
-        sparse: ``no``: pruned by magnitude, then trained for all epochs; ``matched``: regularised
+        sparse: ``no``: pruned by ``ranking``, then trained for all epochs; ``matched``: regularised
             until the cut, as strongly as keeps the published product of pressure and summed
             learning rates; ``published``: with the published pressure, in however few steps.
         rate_factor: Peak learning rate, as a multiple of recovery's.
+        ranking: Without sparse training, what channels are ranked by: ``magnitude``, or ``taylor``
+            (the loss's gradients on 2,048 training images).
     """
 
     sparse: str = "no"
     rate_factor: float = 1.0
+    ranking: str = "magnitude"
 
 
 # What is good for a pair of factors is low for whole layers, so the rival has higher rates as well:
@@ -67,6 +72,8 @@ VARIANTS = {
     "magnitude": Variant(),
     "magnitude-0.01": Variant(rate_factor=2.5),
     "magnitude-0.02": Variant(rate_factor=5.0),
+    "taylor": Variant(ranking="taylor"),
+    "taylor-0.01": Variant(ranking="taylor", rate_factor=2.5),
     "group-norm": Variant("matched", rate_factor=2.5),
     "group-norm-published": Variant("published", rate_factor=2.5),
 }
@@ -110,7 +117,7 @@ def train_rival(recipe: Recipe, name: str, folder: Path) -> dict[str, Any]:
     cost = capture(model, inputs).cost
     most_macs = recipe.limits.limits(cost)["macs"]
     contest = Contest(model, inputs, loaded.data, settings, most_macs, folder)
-    by = _by_magnitude if variant.sparse == "no" else _by_sparse_training
+    by = _by_ranking if variant.sparse == "no" else _by_sparse_training
     network, history, facts = by(contest, variant)
     # The rest is of this call alone; a resumed training was longer than that.
     training = sum(record.seconds for record in history.epochs)
@@ -133,10 +140,14 @@ def train_rival(recipe: Recipe, name: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def _by_magnitude(contest: Contest, variant: Variant) -> tuple[nn.Module, History, dict[str, Any]]:
+def _by_ranking(contest: Contest, variant: Variant) -> tuple[nn.Module, History, dict[str, Any]]:
     network = copy.deepcopy(contest.model)
-    dead = choose(network, contest.inputs, contest.most_macs, sparse=variant.sparse)
-    remove(network, pruner_of(network, contest.inputs, sparse=variant.sparse).DG, dead)
+    gradients = None
+    if variant.ranking == "taylor":
+        data = contest.data.calibration
+        gradients = loss_gradients(network, data, Classification(), _GRADIENT_IMAGES)
+    dead = choose(network, contest.inputs, contest.most_macs, variant.ranking, gradients)
+    remove(network, pruner_of(network, contest.inputs, "magnitude").DG, dead)
     facts = _facts((contest.score(contest.model), contest.score(network)), dead)
     history = recover(
         network,

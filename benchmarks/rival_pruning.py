@@ -11,6 +11,7 @@ import copy
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,12 @@ Dead = Mapping[str, Sequence[int]]
 
 CUT_AT = 0.6
 _STEPS = 400
+# The published scripts divide by the largest importance in sparse training, else by the mean.
+RANKINGS: Mapping[str, Callable[[], Any]] = {
+    "magnitude": partial(tp.importance.GroupMagnitudeImportance, p=2, normalizer="mean"),
+    "sparse": partial(tp.importance.GroupMagnitudeImportance, p=2, normalizer="max"),
+    "taylor": tp.importance.GroupTaylorImportance,
+}
 _INNER = re.compile(r"layer\d+\.\d+\.conv1")
 
 
@@ -74,7 +81,7 @@ class GroupNorm:
         self._pressure, self._score = pressure, score
         self._zeros: list[tuple[Tensor, int, Tensor]] = []
         self._decayed = {id(parameter) for parameter in split_by_decay(model)[0]}
-        self.pruner = pruner_of(model, inputs, sparse="yes", reg=pressure.strength)
+        self.pruner = pruner_of(model, inputs, "sparse", reg=pressure.strength)
 
     def learns(self) -> tuple[nn.Parameter, ...]:
         """Give nothing: everything is the optimizer's."""
@@ -109,7 +116,7 @@ class GroupNorm:
         if step.progress < CUT_AT:
             return False
         before = self._score(self._model)
-        self.dead = choose(self._model, self._inputs, self._most_macs, sparse="yes")
+        self.dead = choose(self._model, self._inputs, self._most_macs, "sparse")
         self._silence()
         self.accuracies = (before, self._score(self._model))
         return True
@@ -148,25 +155,26 @@ class GroupNorm:
         }
 
 
-def pruner_of(
-    model: nn.Module, inputs: tuple[Tensor, ...], *, sparse: str, **options: float
-) -> Any:
-    """Give Torch-Pruning's pruner for the inner channels of a residual network."""
+def pruner_of(model: nn.Module, inputs: tuple[Tensor, ...], ranking: str, **options: float) -> Any:
+    """Give Torch-Pruning's pruner for the inner channels of a residual network.
+
+    Args:
+        model: Left in its mode; for ``taylor`` with gradients.
+        inputs: Of batch 1.
+        ranking: One of ``RANKINGS``.
+        **options: Of the pruner.
+    """
     untouched = [
         module
         for name, module in model.named_modules()
         if isinstance(module, (nn.Conv2d, nn.Linear)) and not _INNER.fullmatch(name)
     ]
-    # The published scripts divide by the largest importance in sparse training, else by the mean.
-    importance = tp.importance.GroupMagnitudeImportance(
-        p=2, normalizer="mean" if sparse == "no" else "max"
-    )
-    kind = tp.pruner.BasePruner if sparse == "no" else tp.pruner.GroupNormPruner
+    kind = tp.pruner.GroupNormPruner if ranking == "sparse" else tp.pruner.BasePruner
     device, training = next(model.parameters()).device, model.training
     pruner = kind(
         model,
         tuple(part.to(device) for part in inputs),
-        importance,
+        RANKINGS[ranking](),
         global_pruning=True,
         pruning_ratio=1.0,
         iterative_steps=_STEPS,
@@ -178,7 +186,11 @@ def pruner_of(
 
 
 def choose(
-    model: nn.Module, inputs: tuple[Tensor, ...], most_macs: int, *, sparse: str
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    most_macs: int,
+    ranking: str,
+    gradients: Mapping[str, Tensor] | None = None,
 ) -> dict[str, list[int]]:
     """Give the output channels, by convolution, that Torch-Pruning removes to meet a budget.
 
@@ -186,10 +198,13 @@ def choose(
         model: Left as it is.
         inputs: Of batch 1.
         most_macs: The budget.
-        sparse: As in ``pruner_of``.
+        ranking: One of ``RANKINGS``.
+        gradients: Of the loss, by parameter, for ``taylor``.
     """
     network = copy.deepcopy(model).cpu().eval()
-    pruner = pruner_of(network, inputs, sparse=sparse)
+    for name, gradient in (gradients or {}).items():
+        network.get_parameter(name).grad = gradient.cpu().clone()
+    pruner = pruner_of(network, inputs, ranking)
     while macs_of(network, inputs) > most_macs:
         if pruner.current_step == _STEPS:
             raise BudgetError(f"Torch-Pruning can't reach {most_macs:,} MACs in the inner channels")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 
@@ -36,7 +37,9 @@ class Row:
     def name(self, seed: int) -> str:
         """Give the name of the run's folder; other settings have another one."""
         digest = hashlib.sha256(repr(self.settings).encode()).hexdigest()[:6]
-        return f"{self.network}-{self.group}-{self.variant}-e{self.epochs}s{seed}-{digest}"
+        budget = re.sub(r"[^a-zA-Z0-9.]+", "", self.budget)
+        what = f"{self.network}-{self.group}-{self.variant}-{budget}"
+        return f"{what}-e{self.epochs}s{seed}-{digest}"
 
     def key(self, seed: int) -> list[str | int]:
         """Give what must be equal for a row to count as done."""

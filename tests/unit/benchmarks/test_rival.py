@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 import edp_rows
+import hmc_rows
 import rival
 import rival_pruning
 
@@ -60,7 +62,7 @@ def largest_difference(one: nn.Module, other: nn.Module) -> float:
 
 
 def steps_of_torch_pruning(model: nn.Module) -> None:
-    pruner = rival_pruning.pruner_of(model, INPUTS, sparse="published", reg=STRONG.strength)
+    pruner = rival_pruning.pruner_of(model, INPUTS, "sparse", reg=STRONG.strength)
     made = optimizer(model, weight_decay=0)
     for _ in range(3):
         made.zero_grad()
@@ -100,7 +102,7 @@ def test_after_the_cut_the_network_with_zeros_learns_what_the_smaller_one_does()
     assert party.after_step(state(6, made))
     assert party.accuracies == (0.5, 0.5)
     small = copy.deepcopy(ours)
-    rival_pruning.remove(small, rival_pruning.pruner_of(small, INPUTS, sparse="no").DG, party.dead)
+    rival_pruning.remove(small, rival_pruning.pruner_of(small, INPUTS, "magnitude").DG, party.dead)
     whole, left = (rival_pruning.macs_of(one, INPUTS) for one in (ours, small))
     assert 0.45 < left / whole <= 0.5
     its = optimizer(small.train(), STRONG.weight_decay)
@@ -145,12 +147,30 @@ def test_the_matched_pressure_keeps_the_published_product() -> None:
     assert rival.summed_rates(settings, 10) == pytest.approx(100 * 0.01 * 0.4514, rel=0.02)
 
 
-def test_every_row_has_a_key_and_a_folder_of_its_own() -> None:
-    rows = [row for name in ("resnet20", "resnet56") for row in edp_rows.rows_of(name)]
-    assert {row.group for row in rows} == set(edp_rows.GROUPS)
+@pytest.mark.parametrize("of", [edp_rows, hmc_rows], ids=["edp", "hmc"])
+def test_every_row_has_a_key_and_a_folder_of_its_own(of: ModuleType) -> None:
+    rows = [row for name in ("resnet20", "resnet56") for row in of.rows_of(name)]
+    assert {row.group for row in rows} == set(of.GROUPS)
     assert len({row.name(0) for row in rows}) == len(rows)
     assert len({tuple(row.key(0)) for row in rows}) == len(rows)
 
 
+def test_taylor_ranks_by_the_gradients_that_it_is_given() -> None:
+    """Channels whose weights have no gradient go first, whatever their size."""
+    model = network()
+    gradients = {name: torch.ones_like(p) for name, p in model.named_parameters()}
+    for name, gradient in gradients.items():
+        if name.endswith((".conv1.weight", ".bn1.weight", ".bn1.bias")):
+            gradient[1] = 0
+        if name.endswith(".conv2.weight"):
+            gradient[:, 1] = 0
+    most = rival_pruning.macs_of(model, INPUTS) - 1
+    dead = rival_pruning.choose(model, INPUTS, most, "taylor", gradients)
+    assert dead
+    assert all(channels == [1] for channels in dead.values())
+    by_size = rival_pruning.choose(model, INPUTS, most, "magnitude", gradients)
+    assert by_size != dead
+
+
 def test_every_rival_of_the_rows_is_known() -> None:
-    assert set(rival.VARIANTS) == set(edp_rows.RIVALS)
+    assert set(rival.VARIANTS) == {*edp_rows.RIVALS, *hmc_rows.RIVALS}

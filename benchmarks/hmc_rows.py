@@ -1,0 +1,65 @@
+"""The rows of hmc.py: what is compressed, for how long, with which settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from row import Row
+
+GROUPS = ("ablation", "goal", "against", "rival", "published")
+RIVALS = ("magnitude", "magnitude-0.01", "taylor", "taylor-0.01")
+_ARMS = {
+    "hmc": (),
+    "nahc": ("stages.0.variant=nahc",),
+    "ahc": ("stages.0.variant=ahc",),
+    "random-groups": ("stages.0.groups=random",),
+    "inverted-groups": ("stages.0.groups=inverted",),
+    "decompose-only": ("stages.0.variant=decompose_only",),
+    "prune-only": ("stages.0.variant=prune_only",),
+    "three-means": ("stages.0.rule=three_means",),
+    "plain": ("stages.0.whiten=false", "stages.0.rebuild=false"),
+}
+_ABLATION_EPOCHS = 8
+# budget, epochs, length
+_GOALS = {
+    "resnet20": (("macs=0.45", 15, "usual"), ("macs=0.45", 40, "usual")),
+    "resnet56": (
+        ("macs=0.5", 10, "usual"),
+        ("macs=0.5", 30, "long"),
+        ("macs=0.28,params=0.25", 20, "usual"),
+        ("macs=0.28,params=0.25", 60, "long"),
+    ),
+}
+# Without recovery (batch norms recalibrated), and with it.
+_AGAINST = {"resnet20": (0, 15), "resnet56": (0, 10)}
+_SHARES = ("macs=0.5", "macs=0.28")
+# What NORTON leaves of ResNet-56, and in how many epochs.
+_PUBLISHED = ("macs=0.29,params=0.25", 300)
+
+
+def rows_of(network: str) -> Iterator[Row]:
+    """Yield the rows of one network."""
+    if network in ("resnet20", "digits_resnet"):
+        for budget in ("macs=0.4", "macs=0.25"):
+            for arm, settings in _ARMS.items():
+                yield Row("ablation", network, arm, _ABLATION_EPOCHS, budget, settings)
+    for budget, epochs, length in _GOALS.get(network, ()):
+        yield Row("goal", network, "hmc", epochs, budget, length=length)
+        yield from _rivals(network, budget, epochs, length)
+    yield from _against(network)
+    if network == "resnet56":
+        budget, epochs = _PUBLISHED
+        yield Row("published", network, "hmc", epochs, budget, length="long")
+
+
+def _against(network: str) -> Iterator[Row]:
+    for budget in _SHARES:
+        for epochs in _AGAINST.get(network, ()):
+            yield Row("against", network, "hmc", epochs, budget)
+            if (budget, epochs, "usual") not in _GOALS[network]:
+                yield from _rivals(network, budget, epochs, "usual")
+
+
+def _rivals(network: str, budget: str, epochs: int, length: str) -> Iterator[Row]:
+    for rival in RIVALS:
+        yield Row("rival", network, rival, epochs, budget, length=length)
