@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from lissom.lowrank.rank import (
-    channel_svd_rank_for,
-    full_svd_rank,
-    relative_rank,
-    tucker2_ranks_for,
-)
+from lissom.lowrank.families import family_named
 from lissom.plan.cost import Cost
-from lissom.plan.predict import LayerShape, channel_svd_cost, dense_cost, tucker2_cost
+from lissom.plan.predict import LayerShape, dense_cost
 from lissom.search.price import LowRank
 
-TUCKER2 = "tucker2"
-CHANNEL_SVD = "channel_svd"
-FAMILIES = (TUCKER2, CHANNEL_SVD)
+FAMILIES = ("tucker2", "channel_svd")
 _STEPS = 16
 
 
@@ -26,8 +19,8 @@ class RankOption:
     """A family and a relative rank.
 
     Attributes:
-        family: ``tucker2`` or ``channel_svd``.
-        fraction: Rank / full rank, in (0, 1); for Tucker-2 of both modes.
+        family: Name in ``lissom.lowrank.families``.
+        fraction: Rank / full rank, in (0, 1); of all ranks where the family has several.
     """
 
     family: str
@@ -42,22 +35,14 @@ def resolve(option: RankOption, shape: LayerShape, round_to: int | str) -> LowRa
         shape: The layer with the channels that it will have.
         round_to: Alignment of ranks.
     """
-    if option.family == TUCKER2:
-        rank_in = relative_rank(option.fraction, shape.in_channels, round_to)
-        rank_out = relative_rank(option.fraction, shape.out_channels, round_to)
-        low_rank = LowRank(TUCKER2, (rank_in, rank_out))
-    else:
-        rank = relative_rank(option.fraction, full_svd_rank(shape), round_to)
-        low_rank = LowRank(CHANNEL_SVD, (rank,))
-    cost, dense = low_rank_cost(shape, low_rank), dense_cost(shape)
-    return low_rank if cost.macs < dense.macs and cost.params < dense.params else None
+    family = family_named(option.family)
+    ranks = family.relative(shape, option.fraction, round_to)
+    return LowRank(option.family, ranks) if family.saves(shape, ranks) else None
 
 
 def low_rank_cost(shape: LayerShape, low_rank: LowRank) -> Cost:
     """Give the cost of a layer of ``shape`` with these ranks."""
-    if low_rank.family == TUCKER2:
-        return tucker2_cost(shape, *low_rank.ranks)
-    return channel_svd_cost(shape, *low_rank.ranks)
+    return family_named(low_rank.family).cost(shape, low_rank.ranks)
 
 
 def rank_options(
@@ -65,8 +50,8 @@ def rank_options(
 ) -> tuple[RankOption, ...]:
     """List the distinct options that make a layer cheaper, mild ones first.
 
-    Tucker-2 is offered where there is a kernel to gain from: a 1x1 convolution or a linear layer
-    has a cheaper equal in two factors.
+    A family is offered where there is something to gain from it: to a 1x1 convolution or a linear
+    layer all but one are a detour.
 
     Args:
         shape: The layer as it stands.
@@ -75,7 +60,7 @@ def rank_options(
     """
     options: dict[LowRank, RankOption] = {}
     for family in families:
-        if family == TUCKER2 and shape.kernel == 1:
+        if not family_named(family).gains(shape):
             continue
         for step in range(_STEPS - 1, 0, -1):
             option = RankOption(family, step / _STEPS)
@@ -91,26 +76,21 @@ def at_removed(shape: LayerShape, family: str, removed: float) -> tuple[LowRank,
 
     Args:
         shape: The layer.
-        family: ``tucker2`` or ``channel_svd``.
+        family: Name in ``lissom.lowrank.families``.
         removed: MACs to remove / MACs of the layer, in (0, 1).
 
     Returns:
-        The ranks and the fraction that they really remove; None where even rank 1 removes less.
+        The ranks and the fraction that they really remove; None where the family has nothing to
+        gain from the layer, or even rank 1 removes less.
     """
-    if family == TUCKER2 and shape.kernel == 1:
+    kind = family_named(family)
+    if not kind.gains(shape):
         return None
     dense = dense_cost(shape).macs
-    limit = int((1 - removed) * dense)
-    ranks: tuple[int, ...] | None
-    if family == TUCKER2:
-        ranks = tucker2_ranks_for(shape, limit, "macs")
-    else:
-        rank = channel_svd_rank_for(shape, limit, "macs")
-        ranks = None if rank is None else (rank,)
+    ranks = kind.within(shape, int((1 - removed) * dense), "macs")
     if ranks is None:
         return None
-    low_rank = LowRank(family, ranks)
-    return low_rank, 1 - low_rank_cost(shape, low_rank).macs / dense
+    return LowRank(family, ranks), 1 - kind.cost(shape, ranks).macs / dense
 
 
 def with_channels(shape: LayerShape, inputs: int, outputs: int) -> LayerShape:

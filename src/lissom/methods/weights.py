@@ -13,10 +13,8 @@ from torch import Tensor, nn
 
 from lissom.graph.cut import keep_channels
 from lissom.graph.layers import ChannelGroup, Member, ModelGraph, Role
-from lissom.lowrank.factorize import channel_svd, compose_svd, compose_tucker2, tucker2
-from lissom.methods.menu import TUCKER2
+from lissom.lowrank.families import family_named
 from lissom.plan.decision import Decision
-from lissom.plan.low_rank import ChannelSVD, Tucker2
 from lissom.pruning.reconstruct import output_error, reconstruct
 from lissom.search.price import Configuration, LowRank
 
@@ -77,26 +75,15 @@ class WeightMath:
             inputs: The input channels that ``weight`` still has; None: all.
 
         Returns:
-            The weights of the children ``first``, (``core``,) ``last``.
+            The weights of the parts that the decision builds, by their state-dict names.
         """
         covariance = self._covariance(layer, inputs) if self.whiten else None
-        if low_rank.family == TUCKER2:
-            rank_in, rank_out = low_rank.ranks
-            last, core, first = tucker2(weight, rank_out, rank_in, covariance=covariance)
-            return {
-                "first.weight": first[:, :, None, None],
-                "core.weight": core,
-                "last.weight": last[:, :, None, None],
-            }
-        last, first = channel_svd(weight, low_rank.ranks[0], covariance=covariance)
-        return {
-            "first.weight": first,
-            "last.weight": last.reshape(*last.shape, *(1,) * (weight.dim() - 2)),
-        }
+        return family_named(low_rank.family).factors(weight, low_rank.ranks, covariance)
 
     def decomposed(self, layer: str, low_rank: LowRank) -> Tensor:
         """Give the dense weight, in the original shape, that the factors multiply to."""
-        return compose(self.factors(layer, low_rank, self.weight(layer)))
+        factors = self.factors(layer, low_rank, self.weight(layer))
+        return family_named(low_rank.family).compose(factors)
 
     def output_error(self, layer: str, weight: Tensor) -> float:
         """Give E|dW x|^2 / E|W x|^2 of a changed weight; without a covariance, of white inputs."""
@@ -139,11 +126,7 @@ class WeightMath:
             bias = self.model.get_submodule(layer).bias
             if isinstance(bias, Tensor):
                 values[f"{layer}.last.bias"] = _select(bias.detach(), 0, outputs.get(name))
-            decisions.append(
-                Tucker2(layer, *low_rank.ranks)
-                if low_rank.family == TUCKER2
-                else ChannelSVD(layer, *low_rank.ranks)
-            )
+            decisions.append(family_named(low_rank.family).decision(layer, low_rank.ranks))
         return tuple(decisions), values
 
     def _sliced(self, kept: Kept) -> dict[str, Tensor]:
@@ -238,14 +221,6 @@ def plain_layers(model: nn.Module, graph: ModelGraph) -> list[str]:
         if plain and holders[id(weight)] == 1 and getattr(module, "groups", 1) == 1:
             names.append(layer.name)
     return names
-
-
-def compose(factors: Mapping[str, Tensor]) -> Tensor:
-    """Multiply factors back to the dense weight."""
-    first, last = factors["first.weight"], factors["last.weight"].flatten(1)
-    if "core.weight" in factors:
-        return compose_tucker2(last, factors["core.weight"], first.flatten(1))
-    return compose_svd(last, first)
 
 
 def _alive(group: ChannelGroup, member: Member, kept: Sequence[int]) -> NDArray[np.bool_]:

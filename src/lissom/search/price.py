@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lissom.graph.layers import ChannelGroup, LayerSpec, Member, ModelGraph, Role
+from lissom.lowrank.families import family_named
 from lissom.plan.cost import Cost
-from lissom.plan.predict import LayerShape, channel_svd_cost, tucker2_cost
+from lissom.plan.predict import LayerShape
 
 Cuts = tuple[tuple[str, tuple[int, ...]], ...]  # groups and their kept channels
 
@@ -23,8 +24,8 @@ class LowRank:
     """How one layer is decomposed.
 
     Attributes:
-        family: ``tucker2`` or ``channel_svd``.
-        ranks: (rank_in, rank_out) for Tucker-2, (rank,) for channel SVD.
+        family: Name in ``lissom.lowrank.families``.
+        ranks: In the order of the decision's fields: (rank_in, rank_out) for Tucker-2.
     """
 
     family: str
@@ -195,9 +196,7 @@ class Pricer:
         weight = f"{spec.name}.weight"
         outputs, inputs = self._length(weight, 0, masks), self._length(weight, 1, masks)
         shape = replace(self.shapes[spec.name], out_channels=outputs, in_channels=inputs)
-        if low_rank.family == "tucker2":
-            return tucker2_cost(shape, *low_rank.ranks)
-        return channel_svd_cost(shape, *low_rank.ranks)
+        return family_named(low_rank.family).cost(shape, low_rank.ranks)
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:

@@ -1,18 +1,25 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from lissom.graph.capture import capture
-from lissom.methods.weights import WeightMath, compose, plain_layers
+from lissom.lowrank.families import family_named
+from lissom.methods.weights import WeightMath, plain_layers
 from lissom.plan.low_rank import ChannelSVD, Tucker2
-from lissom.search.price import Configuration, LowRank
+from lissom.search.price import Configuration, LowRank, Pricer
 from lissom.sensitivity.statistics import input_covariances
 from lissom.task import Classification
 from method_samples import Small, batches_of, built, seeded
 
 KEPT = {"stem": tuple(range(0, 16, 2)), "a": tuple(range(5, 20))}
 RANKS = {"b": LowRank("tucker2", (7, 6)), "a": LowRank("channel_svd", (5,))}
+OTHERS = [
+    {"b": LowRank("spatial_svd", (6,)), "a": LowRank("filter_cp", (3,))},
+    {"b": LowRank("tensor_train", (8, 14, 7)), "a": LowRank("tensor_train", (5, 9, 10))},
+]
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +86,31 @@ def test_pruned_layers_are_decomposed_in_every_setting(
     assert distance(network, pruned) > 1e-4
 
 
+@pytest.mark.parametrize("ranks", OTHERS)
+def test_every_family_is_built_as_it_composes_and_priced(model, graph, covariances, ranks):
+    weights = WeightMath(model, graph, covariances)
+    configuration = Configuration({}, ranks)
+    network = built(model, *weights.realise(configuration))
+    composed = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer, low_rank in ranks.items():
+            composed.get_submodule(layer).weight.copy_(weights.decomposed(layer, low_rank))
+    assert distance(network, composed) < 1e-9
+    assert distance(network, model) > 1e-4
+    measured = capture(network, (torch.zeros(1, 3, 8, 8),)).cost
+    assert Pricer(model, graph).price(configuration) == measured
+
+
+@pytest.mark.parametrize("ranks", OTHERS)
+def test_every_family_follows_the_cuts(model, graph, covariances, ranks):
+    weights = WeightMath(model, graph, covariances)
+    configuration = Configuration(KEPT, ranks)
+    network = built(model, *weights.realise(configuration))
+    assert Pricer(model, graph).price(configuration) == (
+        capture(network, (torch.zeros(1, 3, 8, 8),)).cost
+    )
+
+
 def test_keeping_all_channels_is_no_decision(model, graph, covariances):
     every = {"a": tuple(range(24))}
     assert WeightMath(model, graph, covariances).realise(Configuration(every)) == ((), {})
@@ -88,9 +120,8 @@ def test_factors_compose_to_the_decomposed_weight(model, graph, covariances):
     weights = WeightMath(model, graph, covariances)
     for layer, rank in RANKS.items():
         dense = weights.decomposed(layer, rank)
-        torch.testing.assert_close(
-            dense, compose(weights.factors(layer, rank, weights.weight(layer)))
-        )
+        factors = weights.factors(layer, rank, weights.weight(layer))
+        torch.testing.assert_close(dense, family_named(rank.family).compose(factors))
         assert dense.shape == weights.weight(layer).shape
         assert 0 < weights.output_error(layer, dense) < 1
     assert weights.output_error("a", weights.weight("a")) == 0
