@@ -36,7 +36,8 @@ class DeadZone(nn.Module):
         lengths: l(k) of the moving histogram of magnitudes, (129,), a buffer.
         mask: Weights that may be other than 0, a buffer; all, unless ``keep_mask`` was called.
         rounds: Whether weights outside the dead zone are rounded; if not, they pass as they are.
-        fixed: Levels that hold, int16, a buffer; of no meaning before ``hold``.
+        fixed: Levels that hold, int32 (gloo sends no int16), a buffer; of no meaning before
+            ``hold``.
         holds: Whether they do; the step then moves relative to the deviation at that time.
     """
 
@@ -66,7 +67,7 @@ class DeadZone(nn.Module):
         self.tau = nn.Parameter(torch.tensor(math.log(math.expm1(dead))))
         self.rho = nn.Parameter(torch.tensor(math.log(largest)))
         self.register_buffer("lengths", torch.ones(_MOST_LEVELS + 1))
-        self.register_buffer("fixed", torch.zeros_like(weight, dtype=torch.int16))
+        self.register_buffer("fixed", torch.zeros_like(weight, dtype=torch.int32))
         self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
         self.register_buffer("deviation", torch.tensor(deviation))
         self.holds, self.rounds = False, True
@@ -105,7 +106,7 @@ class DeadZone(nn.Module):
     def levels(self, weight: Tensor) -> Tensor:
         """Give q as int32."""
         if self.holds:
-            return self.fixed.to(torch.int32)
+            return self.fixed.clone()
         largest = self.largest.ceil()
         step, threshold = self.step(weight), self.threshold(weight)
         return (levels_of(weight, step, threshold, largest) * self.mask).to(torch.int32)

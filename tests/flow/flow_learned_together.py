@@ -1,4 +1,4 @@
-"""Run by torchrun, or imported: EDP on a small network; every process notes what it came to."""
+"""Run by torchrun, or imported: a method that trains; every process notes what it came to."""
 
 import hashlib
 import os
@@ -12,6 +12,8 @@ from torch import nn
 import lissom
 from lissom.artifacts import weights_content
 from lissom.data.load import load_data
+from lissom.extension import Method
+from lissom.methods.ajc import Ajc, AjcSettings
 from lissom.methods.edp import Edp, EdpSettings
 from lissom.pipeline.settings import Settings
 from lissom.task import Classification
@@ -20,6 +22,8 @@ from lissom.train.loop import train
 from lissom.train.settings import TrainSettings
 
 TASK = Classification()
+# Per method its budget and peak learning rate.
+ASKED = {"edp": ("macs=0.5", 0.02), "ajc": ("size=16x", 0.01)}
 START = TrainSettings(
     epochs=8, learning_rate=0.1, warmup_steps=10, ema=0.95, device="cpu", precision="32"
 )
@@ -41,28 +45,37 @@ def original() -> nn.Module:
     return model
 
 
-def compressed(model: nn.Module, devices: int) -> dict[str, Any]:
-    """Halve the MACs of a network by EDP, and say what came out."""
+def method_of(name: str) -> Method:
+    """Give a method with settings for a short training."""
+    if name == "edp":
+        return Edp(EdpSettings())
+    return Ajc(AjcSettings(statistics_images=128, weighings=3, steer_every=5, rate_factor=1))
+
+
+def compressed(model: nn.Module, name: str, devices: int) -> dict[str, Any]:
+    """Compress a network by a method, and say what came out."""
     loaded = load_data("digits")
+    budget, rate = ASKED[name]
     recover = TrainSettings(
-        epochs=8, learning_rate=0.02, warmup_steps=10, ema=0.95, device="cpu", precision="32",
+        epochs=8, learning_rate=rate, warmup_steps=10, ema=0.95, device="cpu", precision="32",
         devices=devices, strategy="ddp" if devices > 1 else "auto",
     )  # fmt: skip
     result = lissom.compress(
-        model, loaded.example_inputs, data=loaded.data, method=Edp(EdpSettings()),
-        budget="macs=0.5", settings=Settings(recover=recover, cache=None),
+        model, loaded.example_inputs, data=loaded.data, method=method_of(name),
+        budget=budget, settings=Settings(recover=recover, cache=None),
     )  # fmt: skip
     unseen = [*loaded.data.held_out, *loaded.data.test]
     return {
         "plan": hashlib.sha256(result.plan.to_json().encode()).hexdigest(),
         "weights": hashlib.sha256(weights_content(result.model)).hexdigest(),
         "macs": result.report.compressed.macs,
+        "bytes": result.report.compressed.size_bytes,
         "accuracy": evaluate(result.model, unseen, TASK, device="cpu"),
     }
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+    method, folder = sys.argv[1], Path(sys.argv[2])
     given = network()
     given.load_state_dict(torch.load(folder / "original.pt"))
-    torch.save(compressed(given, 2), folder / f"{os.environ['RANK']}.pt")
+    torch.save(compressed(given, method, 2), folder / f"{os.environ['RANK']}.pt")
