@@ -14,7 +14,7 @@ from lissom.lowrank.metric import Metric
 
 _SWEEPS = 20
 _SETTLED = 1e-9  # relative gain of a sweep below which the alternation has converged
-STEPS = 5  # of conjugate gradients; ten times as many lower the error by 1 % more
+STEPS = 5  # of conjugate gradients in each solve; the alternation solves again
 _SOLVED = 1e-16  # share of the energy below which a least-squares problem counts as solved
 
 

@@ -19,7 +19,7 @@ from lissom.lowrank.alternating import (
 )
 from lissom.lowrank.metric import Metric, metric_for
 
-# On ResNet-20 these lower the output error by 8 %; ten times as many give 9 %.
+# On ResNet-20 these lower Tucker-2's output error by 8 %; ten times as many give 9 %.
 _ROUNDS = 3
 
 
@@ -189,8 +189,12 @@ def tensor_train(
     last, horizontal = reduced_rank_regression(
         columns, seen, rank_out, over_columns(metric, height)
     )
-    parts = (last, horizontal, vertical, first)
-    return tuple(like(weight, part) for part in parts)  # type: ignore[return-value]
+    return (
+        like(weight, last),
+        like(weight, horizontal),
+        like(weight, vertical),
+        like(weight, first),
+    )
 
 
 def compose_tucker2(last: Tensor, core: Tensor, first: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from lissom.lowrank.factorize import check_rank, double, like
 from lissom.lowrank.metric import Metric, metric_for
 
 _SWEEPS = 60
-# Under C. On ResNet-20 a round takes off a third of the error, three half of it, eight 4 % more.
+# Under C. On five layers of ResNet-20 the first two rounds take off 1 to 60 % of the error that
+# fitting the inputs alone leaves; five more take off 0 to 27 % of the rest.
 _ROUNDS, _TURNS = 3, 2
 _SETTLED = 1e-5  # relative gain of a sweep below which the alternation has converged
 _RCOND = 1e-10  # directions of the normal equations below this share are null

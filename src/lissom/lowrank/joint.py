@@ -11,7 +11,7 @@ from lissom.lowrank.alternating import leading, mode_gram, whitened
 from lissom.lowrank.factorize import compose_tucker2, double, tucker2
 from lissom.lowrank.metric import Metric, metric_for
 
-_TRIED = 3  # pairs whose true error decides; the best is among them nearly always
+_TRIED = 3  # pairs, best predicted ones first, whose true error decides
 
 
 def best_tucker2_ranks(
