@@ -6,19 +6,22 @@ Re-implementation from the abstract of Yang, Yu, Yang, Nie, Wang, PLOS ONE 18(10
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from lissom.errors import RecipeError
 from lissom.extension import COUNTS, ModelView, Proposal
-from lissom.graph.layers import ModelGraph
+from lissom.methods.estimators import ESTIMATORS, compared, estimator_of
 from lissom.methods.grouping import ALONE, GROUPS, RULES, Rule, restricted
 from lissom.methods.grouping import VARIANTS as VARIANTS
+from lissom.methods.hmc_evidence import evidence_of, layer_labels, unit_rows
 from lissom.methods.importance import cuts_of, importances
 from lissom.methods.menu import FAMILIES
 from lissom.methods.probes import Probing, Sensitivities
-from lissom.methods.solving import Solution, Solver
-from lissom.methods.space import KEEP, menu_of
+from lissom.methods.solving import Solver
+from lissom.methods.space import menu_of
 from lissom.methods.units import Unit, units_of
 from lissom.methods.weights import WeightMath, plain_layers
 from lissom.plan.budget import Budget
@@ -27,6 +30,7 @@ from lissom.plan.plan import Plan
 from lissom.pruning.cut import Criterion
 from lissom.search.price import Pricer
 from lissom.sensitivity.statistics import input_covariances
+from lissom.train.processes import Processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,11 @@ class HmcSettings:
         fractions: Removed fractions x at which sensitivity is measured: MACs removed anywhere /
             MACs of the unit's producers.
         images: Calibration images for the sensitivities.
+        estimator: ``measured``; ``second_order`` (from the curvature of each layer, without
+            forward passes for each candidate) or, as an ablation, ``first_order`` (from the mean
+            gradient of the loss; needs targets).
+        compare: Report the rank correlation of the measured sensitivities with the second-order
+            ones, where the task's distance is the KL divergence.
         statistics_images: Calibration images for the input covariances.
         rule: Borders of the group ``both``: ``tau``, or ``three_means`` (between the clusters of
             the differences).
@@ -67,6 +76,8 @@ class HmcSettings:
     families: tuple[str, ...] = FAMILIES
     fractions: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)
     images: int = 512
+    estimator: str = "measured"
+    compare: bool = True
     statistics_images: int = 2048
     rule: str = "tau"
     tau: float = -1.0
@@ -80,6 +91,7 @@ class HmcSettings:
 
     def __post_init__(self) -> None:
         choices = {"variant": (*VARIANTS, *ALONE), "rule": RULES, "groups": GROUPS}
+        choices["estimator"] = ESTIMATORS
         for name, known in {**choices, "criterion": tuple(Criterion)}.items():
             if getattr(self, name) not in known:
                 raise RecipeError(
@@ -155,11 +167,25 @@ class Hmc:
         return menu.smallest(self.settings.variant)
 
     def plan(self, view: ModelView, budget: Budget) -> Proposal:
-        """Decide by measured sensitivity.
+        """Decide by sensitivity, in one process.
 
         Raises:
             BudgetError: Nothing on the menu meets the budget.
         """
+        return self._plan(view, budget, Processes())
+
+    def plan_together(self, view: ModelView, budget: Budget) -> Proposal:
+        """Decide in all processes at once: each measures its share of the candidates.
+
+        Raises:
+            BudgetError: Nothing on the menu meets the budget; in every process.
+        """
+        processes = Processes.here()
+        own = self._plan(view, budget, processes)
+        # Factors may differ in their last bits between processes; those of one hold for all.
+        return processes.from_first(lambda: own)
+
+    def _plan(self, view: ModelView, budget: Budget, processes: Processes) -> Proposal:
         settings = self.settings
         units = self._units(view)
         weights = self._statistics(view)
@@ -167,10 +193,7 @@ class Hmc:
         pricer = Pricer(view.model, view.graph)
         cuts = cuts_of(units, scores, view.round_to)
         menu = menu_of(units, cuts, pricer, settings.families, view.round_to)
-        statistics = f"statistics_images={settings.statistics_images}"
-        probing = Probing(view, scores, settings.families, weights, pricer, statistics)
-        sensitivities = probing.measure(units, settings.fractions, settings.images)
-        view.say(sensitivities.summary)
+        sensitivities = self._sensitivities(view, scores, weights, pricer, processes)
         solver = Solver(menu, sensitivities, budget.limits(view.graph.cost), self._rule)
         measured = solution = solver.solve(settings.fractions, settings.rounds)
         if settings.groups != "measured":
@@ -182,13 +205,37 @@ class Hmc:
             plan=Plan(decisions),
             values=values,
             predicted=pricer.price(configuration),
-            labels=_layer_labels(view.graph, units, solution.groups),
+            labels=layer_labels(view.graph, units, solution.groups),
             sensitivities=sensitivities.by_layer(units),
             evidence={
-                **_evidence(settings, solution, sensitivities),
-                "units": _unit_rows(units, measured, solution, sensitivities),
+                "variant": settings.variant,
+                "criterion": settings.criterion,
+                "rule": settings.rule,
+                "groups": settings.groups,
+                "estimator": settings.estimator,
+                **evidence_of(solution, sensitivities),
+                "units": unit_rows(units, measured, solution, sensitivities),
             },
         )
+
+    def _sensitivities(
+        self,
+        view: ModelView,
+        scores: Mapping[str, Tensor],
+        weights: WeightMath,
+        pricer: Pricer,
+        processes: Processes,
+    ) -> Sensitivities:
+        settings = self.settings
+        statistics = f"statistics_images={settings.statistics_images}"
+        probing = Probing(view, scores, settings.families, weights, pricer, statistics)
+        name, images = settings.estimator, settings.images
+        estimator = estimator_of(name, view, images, processes)
+        others = compared(name, view, images, processes) if settings.compare else {}
+        units = self._units(view)
+        sensitivities = probing.measure(units, settings.fractions, estimator, others)
+        view.say(sensitivities.summary)
+        return sensitivities
 
     @property
     def _rule(self) -> Rule:
@@ -212,52 +259,3 @@ class Hmc:
             settings.statistics_images,
         )
         return WeightMath(view.model, view.graph, covariances, settings.whiten, settings.rebuild)
-
-
-def _layer_labels(
-    graph: ModelGraph, units: Sequence[Unit], labels: Mapping[str, str]
-) -> dict[str, str]:
-    """Give each layer its unit's label; "" to layers that only follow others (norms, say)."""
-    mine = {layer: labels[unit.name] for unit in units for layer in unit.members}
-    alone = {layer.name: KEEP if layer.cost.macs else "" for layer in graph.layers}
-    return {name: mine.get(name, label) for name, label in alone.items()}
-
-
-def _evidence(
-    settings: HmcSettings, solution: Solution, sensitivities: Sensitivities
-) -> dict[str, object]:
-    low, high = (border if math.isfinite(border) else None for border in solution.borders)
-    return {
-        "variant": settings.variant,
-        "criterion": settings.criterion,
-        "rule": settings.rule,
-        "groups": settings.groups,
-        "borders": {"decompose_below": low, "prune_above": high},
-        "widened": list(solution.widened),
-        "harm": solution.harm,
-        "noise": sensitivities.noise,
-        "forwards": sensitivities.forwards,
-    }
-
-
-def _unit_rows(
-    units: Sequence[Unit], measured: Solution, solution: Solution, sensitivities: Sensitivities
-) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    for unit in units:
-        difference = solution.difference.get(unit.name)
-        curves = sensitivities.curves[unit.name]
-        rows.append(
-            {
-                "name": unit.name,
-                "layers": list(unit.members),
-                "label": solution.groups[unit.name],
-                "asked": solution.asked[unit.name],
-                "measured": measured.asked[unit.name],
-                "difference": None if difference is None else difference.value,
-                "difference_error": None if difference is None else difference.error,
-                "curves": {family: curve.points for family, curve in curves.items()},
-                "errors": {family: curve.errors for family, curve in curves.items()},
-            }
-        )
-    return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from lissom.plan.plan import Plan
 from lissom.pruning.cut import admissible_counts
 from lissom.search.curves import HarmCurve
 from lissom.search.price import Configuration, Pricer
-from lissom.sensitivity.measure import Candidate, Harms, measure
+from lissom.sensitivity.agreement import agreement
+from lissom.sensitivity.candidate import Candidate, Estimator, Harms
 
 _COUNTS = (
     64  # channel counts looked at per group when the one nearest to a removed fraction is sought
@@ -75,6 +76,8 @@ class Sensitivities:
         forwards: Forward passes that the naive way would take, and that were run instead.
         prune_harm: Gives the harm of keeping certain channels of a unit.
         rank_harm: Gives the harm of a rank option of a layer.
+        agreement: Per other estimator its rank correlation with these harms, by family and over
+            ``all``; None where there is nothing to rank.
     """
 
     curves: Mapping[str, Mapping[str, HarmCurve]]
@@ -83,13 +86,14 @@ class Sensitivities:
     forwards: Mapping[str, float]
     prune_harm: Callable[[Unit, tuple[int, ...]], float]
     rank_harm: Callable[[str, RankOption], float]
+    agreement: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
         """Say how many forward passes were saved."""
         naive, run = self.forwards["naive"], self.forwards["run"]
         if naive == 0:
-            return "sensitivities: all read from the cache"
+            return "sensitivities: none had to be measured"
         return (
             f"sensitivities: {naive:,.0f} forward passes measured by running {run:,.1f} "
             f"({naive - run:,.0f} saved, {run / naive:.2f} of the naive cost)"
@@ -128,25 +132,30 @@ class Probing:
     _removed: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
 
     def measure(
-        self, units: Sequence[Unit], fractions: Sequence[float], images: int
+        self,
+        units: Sequence[Unit],
+        fractions: Sequence[float],
+        estimator: Estimator,
+        others: Mapping[str, Estimator],
     ) -> Sensitivities:
-        """Measure every unit in both families at every fraction.
+        """Judge every unit in both families at every fraction.
 
         Args:
             units: The units.
             fractions: Removed fractions x.
-            images: Calibration images.
+            estimator: Tells the harms.
+            others: By name, further ones to compare it with; those that would have to measure
+                what the first one has measured cost nothing.
         """
         probes = [probe for unit in units for probe in self._probes(unit, fractions)]
-        harms = measure(
-            self.view.model,
-            [probe.candidate for probe in probes],
-            self.view.data.calibration,
-            self.view.task,
-            images=images,
-            cache=self.view.cache,
-        )
-        return self._sensitivities(units, probes, harms)
+        candidates = [probe.candidate for probe in probes]
+        harms = estimator.harms(candidates)
+        families = [probe.family for probe in probes]
+        agreements = {
+            name: agreement(families, harms.mean, other.harms(candidates).mean)
+            for name, other in others.items()
+        }
+        return replace(self._sensitivities(units, probes, harms), agreement=agreements)
 
     def _sensitivities(
         self, units: Sequence[Unit], probes: Sequence[Probe], harms: Harms

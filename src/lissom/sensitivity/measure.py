@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,66 +14,88 @@ from torch import Tensor, nn
 from lissom.errors import DataError, ModelError
 from lissom.graph.replay import Replay
 from lissom.graph.whole_run import WholeRun, replay_of
-from lissom.progress import meter
+from lissom.progress import Meter, meter
 from lissom.sensitivity.cache import HarmCache, content_hash, fingerprint
+from lissom.sensitivity.candidate import Candidate as Candidate
+from lissom.sensitivity.candidate import Harms as Harms
+from lissom.sensitivity.candidate import standard_error
+from lissom.sensitivity.share import gathered
 from lissom.task import Task
+from lissom.train.processes import Processes
+
+_ALONE = Processes()
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """One way of compressing one unit.
+class Measured:
+    """Measures the harm of candidates on calibration data.
+
+    Each batch is run once with all activations kept; every candidate then re-runs only what lies
+    behind the weights that it changes. Harms already in the cache are not measured again.
 
     Attributes:
-        unit: Name of the unit.
-        family: ``prune`` or ``decompose``.
-        removed: MACs removed anywhere / MACs of the unit's producers.
-        overrides: Dense weights, by state-dict name, under which the network computes what it would
-            compute if the candidate were taken.
-        rebuild: For what overrides can't imitate (operators that compute over channels): gives the
-            changed network itself, which is then run whole.
-        recipe: What determines the overrides, given the network and the calibration data; the cache
-            then finds the harm again although the last bits of the weights depend on the number of
-            threads. "": the weights themselves are the key.
+        model: Network in eval mode, unchanged by the measurement.
+        batches: Calibration batches of equal size; a smaller last one is left out.
+        task: Gives inputs and the distance between outputs.
+        images: How many samples to use at most (at least one batch).
+        cache: Folder for results, or None.
+        processes: All that measure together: each takes its share of the candidates, and all come
+            to the same harms. One alone by default.
     """
 
-    unit: str
-    family: str
-    removed: float
-    overrides: Mapping[str, Tensor]
-    rebuild: Callable[[], nn.Module] | None = None
-    recipe: str = ""
-
-    @property
-    def key(self) -> str:
-        """Name for the cache: the unit, the family, and what determines the changed weights."""
-        what = self.recipe or content_hash(self.overrides)
-        return f"{self.unit}|{self.family}|{self.removed:.6f}|{what}"
-
-
-@dataclass(frozen=True, slots=True)
-class Harms:
-    """What was measured.
-
-    Attributes:
-        mean: Harm per candidate, in the task's distance (nats per sample for classification), in
-            order.
-        error: Standard error of each mean over the calibration batches (0 with a single batch).
-        images: Samples that each candidate was measured on.
-        forwards: Whole forward passes that the naive way would have taken, references included.
-        forwards_run: What was run instead, in whole forward passes weighted by MACs.
-    """
-
-    mean: tuple[float, ...]
-    error: tuple[float, ...]
+    model: nn.Module
+    batches: Iterable[Any]
+    task: Task
     images: int
-    forwards: int
-    forwards_run: float
+    cache: Path | None = None
+    processes: Processes = _ALONE
 
-    @property
-    def noise(self) -> float:
-        """Median standard error of the candidates; never 0, so that it can stand in a log."""
-        ordered = sorted(self.error)
-        return max(ordered[len(ordered) // 2] if ordered else 0.0, 1e-7)
+    def harms(self, candidates: Sequence[Candidate]) -> Harms:
+        """Give means and standard errors, and what the incremental re-run saved.
+
+        Raises:
+            DataError: There is no batch.
+            ModelError: A distance is not finite.
+        """
+        chosen = _take(self.batches, self.task, self.images)
+        size = chosen[0][0].shape[0]
+        facts = {"batch": size, "inputs": _inputs_hash(chosen), "task": _task_name(self.task)}
+        store = HarmCache(self.cache, fingerprint(self.model, facts))
+        store.harms = self.processes.from_first(lambda: store.harms)
+        keys = [candidate.key for candidate in candidates]
+        different = dict(zip(keys, candidates, strict=True))
+        runner = _Runner(self.model, self.task)
+        forwards, forwards_run = 0, 0.0
+        with torch.no_grad(), meter("sensitivity", len(chosen) * len(different)) as bar:
+            for index, inputs in enumerate(chosen):
+                missing = [key for key in different if len(store.harms.get(key, [])) <= index]
+                bar.advance(len(different) - len(missing))
+                if not missing:
+                    continue
+                forwards += 1 + len(missing)
+                for part in self._shared(runner, [different[k] for k in missing], inputs, bar):
+                    forwards_run += part.forwards
+                    for place, harm in part.harms.items():
+                        store.harms.setdefault(missing[place], []).append(harm)
+                if self.processes.first:
+                    store.save()
+        found = [store.harms[key][: len(chosen)] for key in keys]
+        return _summary(found, size, forwards, forwards_run)
+
+    def _shared(
+        self,
+        runner: _Runner,
+        candidates: Sequence[Candidate],
+        inputs: tuple[Tensor, ...],
+        bar: Meter,
+    ) -> list[_Part]:
+        """Measure this process's candidates on one batch, and give the parts of all."""
+        # Neighbours cost alike: dealt out in turn, all processes have about the same to do.
+        mine = range(self.processes.rank, len(candidates), self.processes.world)
+        own = {place: candidates[place] for place in mine}
+        parts = gathered(self.processes, lambda: runner.measure(own, inputs, bar))
+        bar.advance(len(candidates) - len(own))
+        return parts
 
 
 def measure(
@@ -85,51 +107,38 @@ def measure(
     images: int,
     cache: Path | None = None,
 ) -> Harms:
-    """Measure the harm of every candidate on calibration data.
+    """Measure the harm of candidates in one process; see ``Measured``."""
+    return Measured(model, batches, task, images, cache).harms(candidates)
 
-    Each batch is run once with all activations kept; every candidate then re-runs only what lies
-    behind the weights that it changes. Harms already in the cache are not measured again.
 
-    Args:
-        model: Network in eval mode, unchanged by the measurement.
-        candidates: What to try.
-        batches: Calibration batches of equal size; a smaller last one is left out.
-        task: Gives inputs and the distance between outputs.
-        images: How many samples to use at most (at least one batch).
-        cache: Folder for results, or None.
+@dataclass(frozen=True, slots=True)
+class _Part:
+    harms: dict[int, float]  # by the candidate's place
+    forwards: float
 
-    Returns:
-        Means and standard errors, and what the incremental re-run saved.
 
-    Raises:
-        DataError: There is no batch.
-        ModelError: A distance is not finite.
-    """
-    chosen = _take(batches, task, images)
-    size = chosen[0][0].shape[0]
-    facts = {"batch": size, "inputs": _inputs_hash(chosen), "task": _task_name(task)}
-    store = HarmCache(cache, fingerprint(model, facts))
-    keys = [candidate.key for candidate in candidates]
-    replay: Replay | WholeRun | None = None
-    forwards, forwards_run = 0, 0.0
-    with torch.no_grad(), meter("sensitivity", len(chosen) * len(candidates)) as bar:
-        for index, inputs in enumerate(chosen):
-            missing = [i for i, key in enumerate(keys) if len(store.harms.get(key, [])) <= index]
-            bar.advance(len(candidates) - len(missing))
-            if not missing:
-                continue
-            replay = replay or replay_of(model, inputs)
-            reference = replay.record(inputs)
-            forwards, forwards_run = forwards + 1, forwards_run + 1
-            for i in missing:
-                outputs, share = _outputs(candidates[i], replay, inputs)
-                forwards += 1
-                forwards_run += share
-                harm = _harm(task, outputs, reference, candidates[i])
-                store.harms.setdefault(keys[i], []).append(harm)
-                bar.advance(1, candidates[i].unit)
-            store.save()
-    return _summary([store.harms[key][: len(chosen)] for key in keys], size, forwards, forwards_run)
+class _Runner:
+    """Runs a network again and again with changed tensors; captured when it is first needed."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        self._model, self._task = model, task
+        self._replay: Replay | WholeRun | None = None
+
+    def measure(
+        self, candidates: dict[int, Candidate], inputs: tuple[Tensor, ...], bar: Meter
+    ) -> _Part:
+        """Measure candidates on one batch."""
+        if not candidates:
+            return _Part({}, 0.0)
+        self._replay = self._replay or replay_of(self._model, inputs)
+        reference = self._replay.record(inputs)
+        harms, forwards = {}, 1.0
+        for place, candidate in candidates.items():
+            outputs, share = _outputs(candidate, self._replay, inputs)
+            harms[place] = _harm(self._task, outputs, reference, candidate)
+            forwards += share
+            bar.advance(1, candidate.unit)
+        return _Part(harms, forwards)
 
 
 def _outputs(
@@ -180,12 +189,7 @@ def _inputs_hash(chosen: Sequence[tuple[Tensor, ...]]) -> str:
 def _summary(
     harms: Sequence[Sequence[float]], size: int, forwards: int, forwards_run: float
 ) -> Harms:
-    means, errors = [], []
-    for values in harms:
-        mean = sum(values) / len(values)
-        spread = sum((value - mean) ** 2 for value in values)
-        count = len(values)
-        means.append(max(mean, 0.0))
-        errors.append(math.sqrt(spread / (count * (count - 1))) if count > 1 else 0.0)
+    means = tuple(max(sum(values) / len(values), 0.0) for values in harms)
+    errors = tuple(standard_error(values) for values in harms)
     images = size * (len(harms[0]) if harms else 0)
-    return Harms(tuple(means), tuple(errors), images, forwards, forwards_run)
+    return Harms(means, errors, images, forwards, forwards_run)

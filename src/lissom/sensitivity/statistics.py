@@ -110,12 +110,21 @@ def _samples(module: nn.Module, inputs: Tensor) -> Tensor:
     if inputs.dim() == 3:
         inputs = inputs.unsqueeze(0)
     width = inputs.shape[1] * module.kernel_size[0] * module.kernel_size[1]
-    rows = _channels(inputs) if width > PATCH_LIMIT else _patches(module, inputs)
+    rows = _channels(inputs) if width > PATCH_LIMIT else patches(module, inputs, _POSITIONS)
     return rows.flatten(0, 1)
 
 
-def _patches(module: nn.Conv2d, inputs: Tensor) -> Tensor:
-    """Give patches at chosen output positions, (batch, positions, S k k) in ``F.unfold`` order."""
+def patches(module: nn.Conv2d, inputs: Tensor, most: int) -> Tensor:
+    """Give what a convolution reads at its output positions.
+
+    Args:
+        module: An ungrouped convolution.
+        inputs: (batch, S, height, width).
+        most: Of so many positions at most, spread over the image.
+
+    Returns:
+        (batch, positions, S k k), in ``F.unfold`` order; positions row by row where all are read.
+    """
     padded = _padded(module, inputs)
     (height, width), (down, right) = padded.shape[-2:], module.stride
     rows, columns = (
@@ -125,7 +134,7 @@ def _patches(module: nn.Conv2d, inputs: Tensor) -> Tensor:
     corners_down = torch.arange(0, height - int(rows[-1]), down, device=inputs.device)
     corners_right = torch.arange(0, width - int(columns[-1]), right, device=inputs.device)
     corners = (corners_down[:, None] * width + corners_right).flatten()
-    corners = corners[_chosen(corners.numel(), inputs.device)]
+    corners = corners[_chosen(corners.numel(), most, inputs.device)]
     window = (rows[:, None] * width + columns).flatten()
     seen = padded.flatten(2)[:, :, corners[:, None] + window]  # (batch, S, positions, k k)
     return seen.transpose(1, 2).flatten(2)
@@ -141,15 +150,15 @@ def _padded(module: nn.Conv2d, inputs: Tensor) -> Tensor:
 def _channels(inputs: Tensor) -> Tensor:
     """Give chosen positions, (batch, positions, S)."""
     seen = inputs.flatten(2)
-    return seen[:, :, _chosen(seen.shape[2], seen.device)].transpose(1, 2)
+    return seen[:, :, _chosen(seen.shape[2], _POSITIONS, seen.device)].transpose(1, 2)
 
 
-def _chosen(positions: int, device: torch.device) -> Tensor:
-    """Spread ``_POSITIONS`` indices over the image, in a pattern without a period."""
-    if positions <= _POSITIONS:
+def _chosen(positions: int, most: int, device: torch.device) -> Tensor:
+    """Spread indices over the image, in a pattern without a period."""
+    if positions <= most:
         return torch.arange(positions, device=device)
     generator = torch.Generator().manual_seed(positions)
-    return torch.randperm(positions, generator=generator)[:_POSITIONS].sort().values.to(device)
+    return torch.randperm(positions, generator=generator)[:most].sort().values.to(device)
 
 
 def loss_gradients(

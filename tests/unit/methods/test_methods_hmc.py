@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -135,7 +136,7 @@ def test_forward_passes_saved_are_said(view):
     assert "forward passes measured by running" in said[-1]
     Hmc(FAST).plan(replace(view, say=said.append), HALF)
     Hmc(FAST).plan(replace(view, say=said.append), HALF)
-    assert said[-1] == "sensitivities: all read from the cache"
+    assert said[-1] == "sensitivities: none had to be measured"
 
 
 def test_ignored_layers_keep_their_outputs_and_rank(view):
@@ -190,6 +191,35 @@ def test_differences_within_their_noise_are_both(view):
     assert {unit["asked"] for unit in exact.evidence["units"][:3]} <= {"prune", "decompose"}
     units = [unit for unit in doubting.evidence["units"] if unit["difference_error"]]
     assert [unit["asked"] for unit in units] == ["both"] * 3
+
+
+def test_the_estimator_decides_where_harms_come_from(view, plain):
+    for name in ("second_order", "first_order"):
+        said = []
+        other = planned(replace(view, cache=None, say=said.append), estimator=name)
+        assert said == ["sensitivities: none had to be measured"]
+        assert other.sensitivities != plain.sensitivities
+        assert (other.evidence["estimator"], other.evidence["agreement"]) == (name, {})
+
+
+def test_agreement_of_the_estimators_is_told_unless_it_is_not_wanted(view, plain):
+    agreement = plain.evidence["agreement"]["second_order"]
+    assert 0.5 < agreement["all"] < 1
+    assert planned(view, compare=False).evidence["agreement"] == {}
+    assert planned(replace(view, task=Unequal())).evidence["agreement"] == {}
+
+
+def test_evidence_can_be_written(plain):
+    rows = json.loads(json.dumps(plain.evidence))["units"]
+    assert all(
+        len(row["errors"][name]) == len(row["curves"][name])
+        for row in rows
+        for name in row["curves"]
+    )
+
+
+def test_alone_all_together_are_one(view, plain):
+    assert Hmc(FAST).plan_together(view, HALF).plan == plain.plan
 
 
 def asked(proposal, which: str = "asked") -> dict[str, str]:
@@ -323,6 +353,7 @@ def test_a_round_that_does_worse_does_not_count(view, monkeypatch):
     ("changes", "message"),
     [
         ({"variant": "hcm"}, "variant='hcm': expected one of hmc, nahc, ahc"),
+        ({"estimator": "guess"}, "estimator='guess': expected one of measured, second_order"),
         ({"rule": "kmeans"}, "rule='kmeans': expected one of tau, three_means"),
         ({"groups": "reversed"}, "groups='reversed': expected one of measured, random, inverted"),
         ({"groups": "random", "variant": "ahc"}, "groups='random': ahc puts all units into one"),

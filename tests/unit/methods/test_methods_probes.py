@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lissom.methods.estimators import estimator_of
 from lissom.methods.importance import importances
 from lissom.methods.menu import FAMILIES, RankOption, rank_options
 from lissom.methods.probes import Probing
@@ -10,6 +11,7 @@ from lissom.methods.units import units_of
 from lissom.methods.weights import WeightMath, plain_layers
 from lissom.search.price import Configuration, Pricer
 from lissom.sensitivity.statistics import input_covariances
+from lissom.train.processes import Processes
 from method_samples import Normed, seeded, small_view, view_of
 
 FRACTIONS = (0.25, 0.75)
@@ -21,6 +23,10 @@ def probing_of(view) -> Probing:
     scores = importances(units_of(view.graph, ()), view, "l2", {})
     weights = WeightMath(view.model, view.graph, covariances)
     return Probing(view, scores, FAMILIES, weights, Pricer(view.model, view.graph))
+
+
+def estimator(probing, name: str = "measured"):
+    return estimator_of(name, probing.view, 32, Processes())
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +41,7 @@ def units(probing):
 
 @pytest.fixture(scope="module")
 def measured(probing, units):
-    return probing.measure(units, FRACTIONS, 32)
+    return probing.measure(units, FRACTIONS, estimator(probing), {})
 
 
 def probes_of(probing, unit, family):
@@ -112,7 +118,7 @@ def test_the_summary_counts(measured):
     assert measured.summary.startswith("sensitivities: ")
     assert "saved" in measured.summary
     cached = replace(measured, forwards={"naive": 0.0, "run": 0.0})
-    assert cached.summary == "sensitivities: all read from the cache"
+    assert cached.summary == "sensitivities: none had to be measured"
 
 
 def test_channels_that_an_operator_computes_over_are_really_cut():
@@ -124,5 +130,27 @@ def test_channels_that_an_operator_computes_over_are_really_cut():
         network = probe.candidate.rebuild()
         assert network.norm.normalized_shape[0] == network.a.out_features < 16
         assert network(torch.zeros(2, 6)).shape == (2, 4)
-    harms = probing.measure([unit], FRACTIONS, 32)
+    harms = probing.measure([unit], FRACTIONS, estimator(probing), {})
     assert harms.curves["a"]["prune"](0.75) > 0
+
+
+def test_curves_carry_the_errors_of_the_harms(probing, measured, units):
+    unit = next(unit for unit in units if unit.name == "stem")
+    harms = estimator(probing).harms([p.candidate for p in probing._probes(unit, FRACTIONS)])
+    parts = probes_of(probing, unit, "decompose")
+    mild = sum(
+        error
+        for probe, error in zip(probing._probes(unit, FRACTIONS), harms.error, strict=True)
+        if probe.family == "decompose" and probe.asked == FRACTIONS[0]
+    )
+    assert {probe.layer for probe in parts} == {"stem", "b"}
+    assert measured.curves["stem"]["decompose"].errors[0] == pytest.approx(mild)
+    assert mild > 0
+
+
+def test_estimators_are_compared(probing, units):
+    others = {name: estimator(probing, name) for name in ("measured", "second_order")}
+    found = probing.measure(units, FRACTIONS, estimator(probing), others).agreement
+    assert found["measured"] == pytest.approx({"all": 1, "decompose": 1, "prune": 1})
+    assert set(found["second_order"]) == {"all", "decompose", "prune"}
+    assert 0.5 < found["second_order"]["all"] < 1

@@ -187,6 +187,16 @@ def test_no_batch_is_an_error(model):
         measure(model, candidates(model), [], Classification(), images=16)
 
 
+def test_equal_candidates_are_measured_once(model):
+    batches, task = batches_of(*SHAPE, count=3), Classification()
+    one = halved(model, "a.weight")
+    alone = measure(model, [one], batches, task, images=48)
+    twice = measure(model, [one, one], batches, task, images=48)
+    assert twice.mean == alone.mean * 2
+    assert twice.error == alone.error * 2
+    assert twice.forwards == alone.forwards
+
+
 def test_nothing_to_measure_runs_nothing(model):
     harms = measure(model, [], batches_of(*SHAPE), Classification(), images=16)
     assert harms == Harms((), (), 0, 0, 0.0)
