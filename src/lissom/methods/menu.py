@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from lissom.lowrank.families import family_named
+from lissom.lowrank.family import Family
 from lissom.plan.cost import Cost
 from lissom.plan.predict import LayerShape, dense_cost
 from lissom.search.price import LowRank
 
-FAMILIES = ("tucker2", "channel_svd")
-_STEPS = 16
+FAMILIES = ("tucker2", "channel_svd", "spatial_svd", "filter_cp")
+_STEPS = 16  # relative ranks on offer up to the full one, or up to half of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +63,24 @@ def rank_options(
     for family in families:
         if not family_named(family).gains(shape):
             continue
-        for step in range(_STEPS - 1, 0, -1):
-            option = RankOption(family, step / _STEPS)
+        steps = _steps(family_named(family), shape)
+        for step in range(steps - 1, 0, -1):
+            option = RankOption(family, step / steps)
             low_rank = resolve(option, shape, round_to)
             if low_rank is not None:
                 options.setdefault(low_rank, option)
     by_cost = sorted(options, key=lambda found: -low_rank_cost(shape, found).macs)
     return tuple(options[found] for found in by_cost)
+
+
+def _steps(family: Family, shape: LayerShape) -> int:
+    """Give a finer grid to a family that breaks even at half of its full rank or before."""
+    even = family.break_even(shape, "macs")
+    if even is None:
+        return _STEPS
+    full = family.full_ranks(shape)
+    share = max(rank / most for rank, most in zip(even, full, strict=True))
+    return _STEPS * max(1, int(1 / share))
 
 
 def at_removed(shape: LayerShape, family: str, removed: float) -> tuple[LowRank, float] | None:

@@ -114,7 +114,7 @@ class Menu:
         while all others are at their smallest.
         """
         params, macs = (
-            getattr(self._extreme(self.strongest(variant, quantity)), quantity)
+            self._extreme(self.strongest(variant, quantity), quantity)
             for quantity in ("params", "macs")
         )
         return Cost(params, macs, 32 * params)
@@ -130,14 +130,25 @@ class Menu:
     def stronger(self, unit: Unit, quantity: str, labels: Mapping[str, str]) -> str:
         """Name the family that can leave less of a quantity when all else is at its smallest."""
         left = {
-            label: getattr(self._extreme({**labels, unit.name: label}), quantity)
-            for label in unit.families
+            label: self._extreme({**labels, unit.name: label}, quantity) for label in unit.families
         }
         return min(left, key=left.__getitem__, default=KEEP)
 
-    def _extreme(self, labels: Mapping[str, str]) -> Cost:
+    def _extreme(self, labels: Mapping[str, str], quantity: str) -> int:
+        """Give the least of a quantity: all cut to the last, then per layer what leaves least.
+
+        Which rank option that is depends on the channels that the cuts leave.
+        """
         items = self.items(labels)
-        return self.pricer.price(self.configuration(items, tuple(len(i.options) for i in items)))
+        choice = [0 if item.layer else len(item.options) for item in items]
+        cut = self.configuration(items, tuple(choice))
+        left = {name: getattr(cost, quantity) for name, cost in self.pricer.by_layer(cut).items()}
+        for place, item in enumerate(items):
+            for index in range(1, len(item.options) + 1) if item.layer else ():
+                option = (*choice[:place], index, *choice[place + 1 :])
+                cost = self.pricer.layer(item.layer, self.configuration(items, option))
+                left[item.layer] = min(left[item.layer], getattr(cost, quantity))
+        return sum(left.values())
 
 
 class _ChoicePrice:
