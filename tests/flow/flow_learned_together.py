@@ -48,7 +48,7 @@ def original() -> nn.Module:
 def method_of(name: str) -> Method:
     """Give a method with settings for a short training."""
     if name == "edp":
-        return Edp(EdpSettings())
+        return Edp(EdpSettings(rate_factor=1))
     return Ajc(AjcSettings(statistics_images=128, weighings=3, steer_every=5, rate_factor=1))
 
 

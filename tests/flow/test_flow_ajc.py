@@ -105,7 +105,7 @@ def test_without_training_and_without_labels(weights, tmp_path) -> None:
 
 def test_after_edp_the_bytes_count_from_the_original(weights, tmp_path) -> None:
     stages = (
-        "[{method: edp, statistics_images: 128, steer_every: 5}, "
+        "[{method: edp, statistics_images: 128, steer_every: 5, rate_factor: 1}, "
         "{method: ajc, statistics_images: 128, weighings: 3}]"
     )
     lines = RECIPE.splitlines()

@@ -21,7 +21,8 @@ from lissom.recipe.read import read_recipe
 RECIPE = """
 model: {name: lissom:digits_resnet, weights: WEIGHTS}
 data: {name: digits, calibration_images: 256}
-stages: [{method: edp, statistics_images: 256, steer_every: 5, ramp_end: 0.5, cut_at: 0.6}]
+stages:
+- {method: edp, statistics_images: 256, steer_every: 5, ramp_end: 0.5, cut_at: 0.6, rate_factor: 1}
 budget: {macs: 0.5}
 recover: {epochs: 3, learning_rate: 0.05, warmup_steps: 2, recalibration_images: 256}
 seed: 3
@@ -127,3 +128,23 @@ def test_a_budget_out_of_reach_is_refused_before_any_training(trained, monkeypat
     monkeypatch.setattr("lissom.pipeline.training.train", never)
     with pytest.raises(BudgetError):
         quickly(trained, budget="macs=0.001")
+
+
+def test_a_spatial_split_at_the_start_is_cut_fitted_and_loaded(weights, tmp_path) -> None:
+    """Kernels as products of columns and rows, chosen before any training."""
+    old = "ramp_end: 0.5, cut_at: 0.6, rate_factor: 1"
+    recipe = RECIPE.replace(old, "ramp_end: 0, cut_at: 0, rate_factor: 1, split: spatial")
+    assert recipe != RECIPE
+    file = tmp_path / "spatial.yaml"
+    file.write_text(recipe.replace("WEIGHTS", str(weights)))
+    result = run_recipe(read_recipe(file), tmp_path / "out", say=lambda _line: None)
+    kinds = {decision.kind for decision in result.plan.decisions}
+    assert "spatial_svd" in kinds
+    after = result.report.compressed
+    assert after.macs <= 0.5 * result.report.original.macs
+    assert after.accuracy > 0.9
+    section = result.report.methods["edp"]
+    assert section["accuracy_after_merge"] == pytest.approx(section["accuracy_before_merge"])
+    images = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(lissom.load(tmp_path / "out")(images), result.model(images))

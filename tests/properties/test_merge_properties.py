@@ -13,6 +13,7 @@ from lissom.plan.build import apply_values, build
 from lissom.plan.low_rank import ChannelSVD, Tucker2
 from lissom.plan.merge import Merge, merge_values
 from lissom.plan.plan import Plan
+from lissom.plan.separable import SpatialSVD
 
 # torch remarks on its own speed for some of the attributes drawn.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even k
 COMMON = settings(max_examples=60, deadline=None)
 
 
-def filled(model: nn.Module, decision: Tucker2 | ChannelSVD, seed: int) -> nn.Module:
+def filled(model: nn.Module, decision: Tucker2 | ChannelSVD | SpatialSVD, seed: int) -> nn.Module:
     """Build and fill with random numbers."""
     factors = build(model, Plan((decision,)))
     torch.manual_seed(seed)
@@ -41,8 +42,12 @@ def difference(model: nn.Module, inputs: Tensor, values: dict[str, Tensor]) -> f
 
 
 @st.composite
-def decompositions(draw: st.DrawFn, case: ConvolutionCase) -> Tucker2 | ChannelSVD:
+def decompositions(draw: st.DrawFn, case: ConvolutionCase) -> Tucker2 | ChannelSVD | SpatialSVD:
     conv = case.conv
+    if min(conv.kernel_size) > 1 and draw(st.booleans()):
+        height, width = conv.kernel_size
+        highest = min(conv.in_channels * height, conv.out_channels * width)
+        return SpatialSVD("0", draw(st.integers(1, highest)))
     if draw(st.booleans()):
         rank_in = draw(st.integers(1, conv.in_channels))
         return Tucker2("0", rank_in, draw(st.integers(1, conv.out_channels)))

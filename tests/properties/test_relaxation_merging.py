@@ -27,6 +27,7 @@ from relaxation_samples import (
 SPREAD = settings(max_examples=10, deadline=None)
 # Products of factors are rounded once more; a handful of layers in a row.
 EXACT = 1e-5
+splits = st.sampled_from(["channel", "spatial"])
 shares = st.sampled_from([0.0, 0.3, 0.6, 0.9])
 
 
@@ -45,11 +46,14 @@ def harden(case: Relaxed, seed: int, share: float, pays=None):
     st.sampled_from(NETWORKS),
     st.sampled_from(["inner", "all"]),
     st.sampled_from([None, never]),
+    splits,
     shares,
     seeds(),
 )
-def test_what_has_vanished_is_cut_without_a_change(factory, row_groups, pays, share, seed) -> None:
-    case = relaxed(factory, seed=seed % 7, row_groups=row_groups)
+def test_what_has_vanished_is_cut_without_a_change(
+    factory, row_groups, pays, split, share, seed
+) -> None:
+    case = relaxed(factory, seed=seed % 7, row_groups=row_groups, split=split)
     hardened, network = harden(case, seed, share, pays)
     with torch.no_grad():
         found = network(images())
@@ -58,11 +62,11 @@ def test_what_has_vanished_is_cut_without_a_change(factory, row_groups, pays, sh
 
 
 @SPREAD
-@given(st.sampled_from(NETWORKS), st.sampled_from(["inner", "all"]), shares, seeds())
+@given(st.sampled_from(NETWORKS), st.sampled_from(["inner", "all"]), splits, shares, seeds())
 def test_the_expected_cost_is_what_the_new_network_is_measured_to_cost(
-    factory, row_groups, share, seed
+    factory, row_groups, split, share, seed
 ) -> None:
-    case = relaxed(factory, row_groups=row_groups)
+    case = relaxed(factory, row_groups=row_groups, split=split)
     _, network = harden(case, seed, share)
     expected = case.relaxation.pricer.price(case.relaxation.expected())
     assert counted(network) == expected

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies_convolutions import ConvolutionCase, convolutions, covariance, seeds
 from torch import Tensor, nn
 
 from lissom.lowrank.metric import metric_for
-from lissom.relaxation.block import put_block, whitened_factors
+from lissom.relaxation.block import put_block, spatial_factors, whitened_factors
 from lissom.relaxation.columns import Columns, as_cube
 from relaxation_samples import NETWORKS, images, relative_difference, relaxed
 
@@ -58,6 +58,29 @@ def test_a_convolution_as_a_block_is_the_same_function(
 
 
 @SPREAD
+@given(convolutions(), levels, seeds())
+def test_a_convolution_split_by_its_sides_is_the_same_function(
+    case: ConvolutionCase, level: str, seed: int
+) -> None:
+    assume(min(case.conv.kernel_size) > 1)
+    conv, inputs = case.conv.float(), case.inputs.float()
+    network = nn.Sequential(conv).eval()
+    (height, width), (outputs, fan_in) = conv.kernel_size, conv.weight.shape[:2]
+    with torch.no_grad():
+        expected = network(inputs)
+        factors = spatial_factors(conv.weight, drawn_covariance(conv.weight, level, seed))
+        block = put_block(network, "0", "spatial")
+        block.fill(factors)
+        merged = network(inputs)
+        two = block.last(block.first(inputs))
+    assert block.family == "spatial_svd"
+    assert block.rank == block.highest == min(fan_in * height, outputs * width)
+    scale = float(expected.abs().max().clamp_min(conv.weight.detach().abs().max()))
+    torch.testing.assert_close(merged, expected, rtol=0, atol=EXACT * scale)
+    torch.testing.assert_close(two, expected, rtol=0, atol=EXACT * scale)
+
+
+@SPREAD
 @given(st.integers(1, 9), st.integers(1, 9), levels, seeds(), st.booleans())
 def test_a_linear_layer_as_a_block_is_the_same_function(
     outputs: int, fan_in: int, level: str, seed: int, biased: bool
@@ -76,17 +99,17 @@ def test_a_linear_layer_as_a_block_is_the_same_function(
 
 
 @SPREAD
-@given(convolutions(), levels, seeds())
+@given(convolutions(), levels, seeds(), st.sampled_from(["channel", "spatial"]))
 def test_the_gauge_changes_neither_function_nor_strengths(
-    case: ConvolutionCase, level: str, seed: int
+    case: ConvolutionCase, level: str, seed: int, split: str
 ) -> None:
     conv, inputs = case.conv.float(), case.inputs.float()
     network = nn.Sequential(conv).eval()
     covariances = drawn_covariance(conv.weight, level, seed)
     with torch.no_grad():
-        factors = whitened_factors(conv.weight, covariances)
-        block = put_block(network, "0")
-        block.fill(factors)
+        block = put_block(network, "0", split)
+        exact = spatial_factors if block.family == "spatial_svd" else whitened_factors
+        block.fill(exact(conv.weight, covariances))
         # Another gauge than the balanced one: columns 30 times as large or small.
         stretch = torch.logspace(-1.5, 1.5, block.rank)
         block.coefficients.mul_(stretch[None, :, None, None])
@@ -99,7 +122,7 @@ def test_the_gauge_changes_neither_function_nor_strengths(
     scale = float(expected.abs().max().clamp_min(1e-3))
     torch.testing.assert_close(found, expected, rtol=0, atol=EXACT * scale)
     torch.testing.assert_close(after, strengths, rtol=1e-4, atol=1e-5)
-    sizes = block.coefficients.detach().flatten(1).norm(dim=0)
+    sizes = block.coefficients.detach().transpose(0, 1).flatten(1).norm(dim=1)
     # What is many orders below the layer's strongest column is rounding, and stays where it is.
     real = after > 1e-5
     torch.testing.assert_close(

@@ -21,10 +21,11 @@ from lissom.plan.alignment import aligned_counts
 from lissom.plan.budget import Budget
 from lissom.plan.build import apply_values, build
 from lissom.plan.cost import Cost
+from lissom.relaxation.candidates import relaxed_layers
 from lissom.relaxation.decay import DecaySteering
 from lissom.relaxation.merging import Hardened
 from lissom.relaxation.published import PublishedSchedule
-from lissom.relaxation.rank_and_channels import RankAndChannels, relaxed_layers
+from lissom.relaxation.rank_and_channels import RankAndChannels
 from lissom.relaxation.settings import RelaxationSettings
 from lissom.relaxation.steering import BudgetSteering, Ramp
 from lissom.relaxation.support import COLUMNS, ROWS, as_support
@@ -43,13 +44,16 @@ class EdpSettings:
             form: fixed multipliers, plain start, rows of A, a threshold at the end.
         learn: ``columns`` (ranks), ``rows`` (channels), or both.
         start: ``trained``, or ``scratch`` for a network without trained weights.
+        split: ``channel`` (k x k and 1 x 1), as published; or ``spatial`` (kernels of more than
+            one row and column become k x 1 and 1 x k), from trained weights in ``budget`` alone.
         row_groups: ``inner``, or ``all`` for channels that residual sums couple, too.
         penalty: ``decay`` (what is about to go fades, the rest is left alone), ``energy``
             (reweighted lasso) or ``norm`` (group lasso), which ``faithful`` always has.
         merge: Pairs become one layer where that costs no more (``cost``), where it is faster as
             measured (``time``), or ``never``.
-        rate_factor: Peak learning rate, as a multiple of recovery's. A pair of balanced factors
-            moves their product by twice its size times the rate, so that it is warm already.
+        rate_factor: Peak learning rate, as a multiple of recovery's, which is meant for networks
+            that are already what they will be. High rates forget what trained weights have
+            memorised; set 1 where ``recover.learning_rate`` is high already.
         statistics_images: Calibration images for the input covariances.
         ramp_start: Of ``budget``, as the four below: share of the training after which the target
             cost begins to fall.
@@ -64,10 +68,11 @@ class EdpSettings:
     mode: str = "budget"
     learn: tuple[str, ...] = (COLUMNS, ROWS)
     start: str = "trained"
+    split: str = "channel"
     row_groups: str = "inner"
     penalty: str = "decay"
     merge: str = "cost"
-    rate_factor: float = 1.0
+    rate_factor: float = 5.0
     statistics_images: int = 2048
     ramp_start: float = 0.0
     ramp_end: float = 0.1
@@ -104,6 +109,7 @@ class EdpSettings:
         return RelaxationSettings(
             learn=self.learn,
             start=self.start,
+            split=self.split,
             form="plain" if published else "whitened",
             row_parts="filters" if published else "norms",
             row_groups=self.row_groups,

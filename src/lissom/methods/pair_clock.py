@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lissom.export.onnx import export_onnx
+from lissom.lowrank.families import family_named
 from lissom.measure.latency import Conditions, onnx_latency
 from lissom.plan.cost import Cost
-from lissom.plan.low_rank import ChannelSVD
 from lissom.plan.surgery import conv_like, linear_like
 from lissom.relaxation.rank_and_channels import RankAndChannels
 from lissom.relaxation.support import within
@@ -55,8 +55,11 @@ class PairClock:
 
     def _extra(self, layer: str, rank: int, kept: Mapping[str, tuple[int, ...]]) -> Cost:
         pricer = self._relaxation.pricer
-        pair = Configuration(kept, {layer: LowRank("channel_svd", (rank,))})
+        pair = Configuration(kept, {layer: LowRank(self._family(layer), (rank,))})
         return pricer.layer(layer, Configuration(kept)) - pricer.layer(layer, pair)
+
+    def _family(self, layer: str) -> str:
+        return self._relaxation.columns[layer].block.family
 
     def _time(
         self, layer: str, rank: int, kept: Mapping[str, tuple[int, ...]]
@@ -66,7 +69,7 @@ class PairClock:
         original = self._model.get_submodule(layer)
         one = nn.Sequential(_resized(original, inputs, outputs))
         pair = nn.Sequential(_resized(original, inputs, outputs))
-        ChannelSVD("0", rank).apply(pair)
+        family_named(self._family(layer)).decision("0", (rank,)).apply(pair)
         for network in (one, pair):
             for parameter in network.parameters():
                 nn.init.normal_(parameter, std=0.1)

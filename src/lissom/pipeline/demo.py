@@ -49,7 +49,8 @@ def run_demo(method: str, out: Path, *, say: Callable[[str], None] = print) -> R
         {
             "model": {"name": NETWORK, "weights": str(weights)},
             "data": "digits",
-            "stages": [method],
+            # The rate below is high already.
+            "stages": [{"method": method, "rate_factor": 1} if method == "edp" else method],
             "budget": budget,
             "recover": {"epochs": 15, "learning_rate": 0.05, "warmup_steps": 20},
         }

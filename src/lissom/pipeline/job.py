@@ -251,8 +251,11 @@ class Job:
             )
             return known
         with self._phase(f"decide ({method.name})"):
-            if getattr(method, "trains", False):  # which all must do together
-                own = method.plan(view, budget)
+            # Training takes all processes, and some methods share their measurements out.
+            trains = getattr(method, "trains", False)
+            together = method.plan if trains else getattr(method, "plan_together", None)
+            if together is not None:
+                own = together(view, budget)
                 proposal = processes.from_first(lambda: own)
             else:
                 proposal = processes.from_first(lambda: method.plan(view, budget))

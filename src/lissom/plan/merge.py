@@ -20,11 +20,12 @@ _NAMES = (["first", "last"], ["first", "core", "last"])
 
 @dataclass(frozen=True, slots=True)
 class Merge(Decision):
-    """Replace the parts that ``ChannelSVD`` or ``Tucker2`` left by the one layer of their product.
+    """Replace the parts that a decomposition left by the one layer of their product.
 
-    Structure only: the values that make the network the same are ``merge_values``'s, computed
-    before this is applied. Kernel, stride, padding, dilation and padding mode are those of the one
-    part that looks at more than a position; there is a bias if any part has one.
+    Those of ``ChannelSVD``, ``Tucker2`` and ``SpatialSVD``. Structure only: the values that make
+    the network the same are ``merge_values``'s, computed before this is applied. Kernel, stride,
+    padding, dilation and padding mode are those of the one part that looks at more than a position,
+    or of a vertical and a horizontal one together; there is a bias if any part has one.
 
     Attributes:
         layer: Name of the decomposed layer, which becomes that of the merged one.
@@ -43,10 +44,11 @@ class Merge(Decision):
         product = _product(model, self.layer)
         inputs, outputs = _sides(product.parts[0])[0], _sides(product.parts[-1])[1]
         biases = [part.bias for part in product.parts if part.bias is not None]
-        window = product.parts[product.window]
+        window = product.parts[product.windows[-1]]
         new: nn.Conv2d | nn.Linear
         if isinstance(window, nn.Conv2d):
-            new = conv_like(window, in_channels=inputs, out_channels=outputs, bias=bool(biases))
+            sides = {"in_channels": inputs, "out_channels": outputs, "bias": bool(biases)}
+            new = conv_like(window, **sides, **_geometry(product))
         else:
             new = linear_like(window, in_features=inputs, out_features=outputs, bias=bool(biases))
         new.weight.requires_grad_(any(part.weight.requires_grad for part in product.parts))
@@ -102,7 +104,7 @@ def merge_values(model: nn.Module, layer: str) -> dict[str, Tensor]:
             bias = passed if own is None else passed + own
         else:
             bias = own
-        # One of the two kernels is 1x1, so the products of the sizes are the sizes of the other.
+        # Of both kernels one is 1 high and one is 1 wide: products of the sizes are the sizes.
         both = torch.einsum("omxy,mipq->oixpyq", kernel, weight)
         weight = both.flatten(4, 5).flatten(2, 3)  # (out, in, kH, kW)
     like = parts[0].weight
@@ -115,8 +117,26 @@ def merge_values(model: nn.Module, layer: str) -> dict[str, Tensor]:
 @dataclass(frozen=True, slots=True)
 class _Product:
     parts: list[nn.Conv2d | nn.Linear]
-    window: int  # the part whose stride, padding, ... the product has
+    windows: tuple[int, ...]  # the parts whose stride, padding, ... the product has
     training: bool
+
+
+def _geometry(product: _Product) -> dict[str, Any]:
+    """Give the attributes of a vertical and a horizontal part together; none for a single one."""
+    both = [product.parts[index] for index in product.windows]
+    if len(both) < 2:
+        return {}
+    vertical, horizontal = both
+    assert isinstance(vertical, nn.Conv2d)
+    assert isinstance(horizontal, nn.Conv2d)
+    joined = {
+        name: (getattr(vertical, name)[0], getattr(horizontal, name)[1])
+        for name in ("kernel_size", "stride", "dilation")
+    }
+    padding = vertical.padding
+    if not isinstance(padding, str):
+        padding = (padding[0], int(horizontal.padding[1]))
+    return {**joined, "padding": padding}
 
 
 def _product(model: nn.Module, layer: str) -> _Product:
@@ -126,8 +146,8 @@ def _product(model: nn.Module, layer: str) -> _Product:
         found = f"{type(module).__qualname__}({', '.join(named)})"
         raise UnsupportedLayer(
             f"{layer}: merging needs a Sequential of first and last, or first, core and last, as "
-            f"channel_svd and tucker2 leave it, got {found}; decompose it before, or drop this "
-            "decision"
+            f"channel_svd, spatial_svd and tucker2 leave it, got {found}; decompose it before, or "
+            "drop this decision"
         )
     _check_unaltered(layer, [module, *named.values()])
     parts = _linear_parts(layer, named)
@@ -137,9 +157,10 @@ def _product(model: nn.Module, layer: str) -> _Product:
                 f"{layer}.{later}: expected {_sides(before)[1]} inputs, the outputs of {name}, got "
                 f"{_sides(after)[0]}; cut both sides with one decision"
             )
-    window = _window(layer, parts)
-    _check_biases(layer, dict(list(parts.items())[: window + 1]))
-    return _Product(list(parts.values()), window, module.training)
+    windows = _windows(layer, parts)
+    for window in windows:
+        _check_biases(layer, dict(list(parts.items())[: window + 1]))
+    return _Product(list(parts.values()), windows, module.training)
 
 
 def _check_unaltered(layer: str, modules: list[nn.Module]) -> None:
@@ -166,16 +187,32 @@ def _linear_parts(layer: str, named: dict[str, nn.Module]) -> dict[str, nn.Conv2
     return {n: part for n, part in named.items() if isinstance(part, (nn.Conv2d, nn.Linear))}
 
 
-def _window(layer: str, parts: dict[str, nn.Conv2d | nn.Linear]) -> int:
-    """Find the part that is more than a matrix at each position; if none, where it would be."""
+def _windows(layer: str, parts: dict[str, nn.Conv2d | nn.Linear]) -> tuple[int, ...]:
+    """Find the parts that are more than a matrix at each position; if none, where one would be."""
     windows = [index for index, part in enumerate(parts.values()) if not _is_pointwise(part)]
-    if len(windows) > 1:
-        found = " and ".join(list(parts)[index] for index in windows)
+    found = [part for index, part in enumerate(parts.values()) if index in windows]
+    if len(windows) > 2 or (len(windows) == 2 and not _are_separate(*found)):
+        names = " and ".join(list(parts)[index] for index in windows)
         raise UnsupportedLayer(
             f"{layer}: merging needs at most one part that is not 1x1 with stride 1 and without "
-            f"padding, got {found}; leave the layer decomposed"
+            f"padding, or a vertical and then a horizontal one, got {names}; leave the layer "
+            "decomposed"
         )
-    return windows[0] if windows else len(parts) - 2
+    return tuple(windows) or (len(parts) - 2,)
+
+
+def _are_separate(first: nn.Conv2d | nn.Linear, second: nn.Conv2d | nn.Linear) -> bool:
+    """Tell whether the first part leaves columns alone, the second rows, and both pad alike."""
+    if not (isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)):
+        return False
+    if first.padding_mode != second.padding_mode or type(first.padding) is not type(second.padding):
+        return False
+    return _leaves(first, 1) and _leaves(second, 0)
+
+
+def _leaves(conv: nn.Conv2d, axis: int) -> bool:
+    padding = 0 if isinstance(conv.padding, str) else conv.padding[axis]
+    return (conv.kernel_size[axis], conv.stride[axis], padding) == (1, 1, 0)
 
 
 def _check_biases(layer: str, parts: dict[str, nn.Conv2d | nn.Linear]) -> None:

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lissom.lowrank.metric import metric_for
-from lissom.plan.low_rank import ChannelSVD, check_decomposable
-from lissom.plan.surgery import submodule
+from lissom.lowrank.metric import Metric, metric_for
+from lissom.plan.low_rank import ChannelSVD, Factorization, check_decomposable
+from lissom.plan.separable import SpatialSVD
+from lissom.plan.surgery import conv_like, linear_like, submodule
 
 _DEAD = 1e-6  # share of the largest singular value below which a direction counts as absent
 _NOISE = 5e-3  # standard deviation of what is added to the identity in training from scratch
@@ -21,8 +22,8 @@ class Factors:
     """W = A B, by columns of A and rows of B.
 
     Attributes:
-        basis: B, (r, S, ...), the weight layer.
-        coefficients: A, (T, r), the coefficient layer.
+        basis: B, the weight layer: (r, S, kH, kW), (r, S, kH, 1) or (r, S).
+        coefficients: A, the coefficient layer: (T, r), or (T, r, kW).
     """
 
     basis: Tensor
@@ -61,6 +62,48 @@ def whitened_factors(weight: Tensor, covariance: Tensor | None) -> Factors:
     )
 
 
+def spatial_factors(weight: Tensor, covariance: Tensor | None) -> Factors:
+    """Split a kernel exactly into columns kH x 1 and rows 1 x kW, strongest first.
+
+    W[t, s, i, j] = sum_r A[t, r, j] B[r, s, i]. Of the matrix (S kH, T kW), whitened on both sides
+    by the nearest Kronecker product to the covariance, the singular value decomposition: what the
+    leading columns leave is least for inputs of that covariance.
+
+    Args:
+        weight: (T, S, kH, kW).
+        covariance: E[x x^T] of the layer's inputs as in ``lissom.lowrank.factorize``, or None.
+
+    Returns:
+        Factors of rank min(S kH, T kW), of the type and on the device of ``weight``.
+
+    Source:
+        Jaderberg et al., BMVC 2014, arXiv:1405.3866, Sec. 2.1 (scheme 2), for the split.
+    """
+    outputs, inputs, height, width = weight.shape
+    dense = weight.detach().to("cpu", torch.float64)
+    below, beside = _sides_of(metric_for(dense.flatten(2), covariance), height, width)
+    matrix = dense.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)  # (S kH, T kW)
+    left, right = (torch.linalg.cholesky(side) for side in (below, beside))
+    whitened = left.T @ matrix.reshape(-1, outputs, width).flatten(1)
+    whitened = (whitened.reshape(-1, width) @ right).reshape(len(matrix), -1)
+    vectors, values, others = torch.linalg.svd(whitened, full_matrices=False)
+    alive = values > _DEAD * values[0].clamp_min(1e-300)
+    others = (others * torch.where(alive, values, 0.0)[:, None]).reshape(-1, width)
+    rows = torch.linalg.solve_triangular(right.T, others.T, upper=True).T
+    columns = torch.linalg.solve_triangular(left.T, vectors * alive, upper=True)
+    basis = columns.T.reshape(-1, inputs, height, 1)
+    coefficients = rows.reshape(-1, outputs, width).transpose(0, 1)
+    return Factors(basis.to(weight).contiguous(), coefficients.to(weight).contiguous())
+
+
+def _sides_of(metric: Metric, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Give C as the nearest product of a metric of (channels, rows) and one of columns."""
+    eye = torch.eye(height, dtype=torch.float64)
+    if not metric.is_patch_level:
+        return torch.kron(metric.matrix, eye), torch.eye(width, dtype=torch.float64)
+    return Metric(metric.matrix, metric.channels * height, width).separated()
+
+
 def scratch_factors(weight: Tensor, generator: torch.Generator | None = None) -> Factors:
     """Start a training from scratch: A = identity + noise, B with Kaiming's variance.
 
@@ -83,9 +126,10 @@ def scratch_factors(weight: Tensor, generator: torch.Generator | None = None) ->
 class CompressedAwareBlock(nn.Sequential):
     """A convolution or linear layer W as ``last`` (A, with the bias) after ``first`` (B).
 
-    ``first`` is k x k and keeps stride, padding and dilation; ``last`` is 1 x 1. Nothing non-linear
-    lies between them, so that zero columns of A with their rows of B can be cut, and both be merged
-    into one layer again, without a change of the function. What ``ChannelSVD`` at full rank builds.
+    ``first`` is k x k with stride, padding and dilation, and ``last`` 1 x 1 (what ``ChannelSVD``
+    builds at full rank), or ``first`` is k x 1 and ``last`` 1 x k (``SpatialSVD``). Nothing
+    non-linear lies between them, so that zero columns of A with their rows of B can be cut, and
+    both be merged into one layer again, without a change of the function.
 
     It computes as one layer, W = A B, where that costs no more than one after the other, and with
     the columns that are left alone once these are known (``use``): function and gradients are the
@@ -94,6 +138,7 @@ class CompressedAwareBlock(nn.Sequential):
     Attributes:
         first: The weight layer.
         last: The coefficient layer.
+        family: ``channel_svd`` or ``spatial_svd``.
 
     Source:
         Ruan et al., IEEE TNNLS 32, 2021, doi 10.1109/TNNLS.2020.3018177 (abstract).
@@ -101,6 +146,8 @@ class CompressedAwareBlock(nn.Sequential):
 
     first: nn.Conv2d | nn.Linear
     last: nn.Conv2d | nn.Linear
+    family: str
+    _whole: tuple[nn.Conv2d | nn.Linear]
     _used: Tensor | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -110,14 +157,15 @@ class CompressedAwareBlock(nn.Sequential):
         if self._used is not None:
             used = self._used = self._used.to(basis.device)
             basis, coefficients = basis[used], coefficients[:, used]
-        rank, fan_in, outputs = len(basis), basis[0].numel(), len(coefficients)
-        if rank * (fan_in + outputs) < fan_in * outputs:
-            hidden = _apply(self.first, inputs, basis, None)
-            return _apply(self.last, hidden, coefficients, self.last.bias)
+        whole = self._whole[0]
+        if basis.numel() + coefficients.numel() < len(coefficients) * whole.weight[0].numel():
+            return _apply(
+                self.last, _apply(self.first, inputs, basis), coefficients, self.last.bias
+            )
         # Of what autocast rounds to bf16 the product loses more than the layer itself would.
         with torch.autocast(inputs.device.type, enabled=False):
-            weight = (coefficients.flatten(1) @ basis.flatten(1)).view(-1, *basis.shape[1:])
-        return _apply(self.first, inputs, _in_format(weight, basis), self.last.bias)
+            weight = product(basis, coefficients)
+        return _apply(whole, inputs, _in_format(weight, basis), self.last.bias)
 
     def use(self, columns: Tensor) -> None:
         """Compute with some columns alone, from now on.
@@ -125,7 +173,9 @@ class CompressedAwareBlock(nn.Sequential):
         Args:
             columns: (r,), True where a column is left; all others must stay zero.
         """
-        self._used = None if bool(columns.all()) else torch.nonzero(columns).flatten()
+        left = torch.nonzero(columns).flatten()
+        # Where all have vanished, one of them, all zeros, stands for the zero function.
+        self._used = None if bool(columns.all()) else left if len(left) else left.new_zeros(1)
 
     @property
     def rank(self) -> int:
@@ -133,15 +183,20 @@ class CompressedAwareBlock(nn.Sequential):
         return self.last.weight.shape[1]
 
     @property
+    def highest(self) -> int:
+        """Rank beyond which the product is no decomposition: the smaller side of the matrix."""
+        return min(self.basis[0].numel(), self.coefficients[:, 0].numel())
+
+    @property
     def basis(self) -> nn.Parameter:
-        """B, (r, S, kH, kW) or (r, S)."""
+        """B, (r, S, kH, kW), (r, S, kH, 1) or (r, S)."""
         weight = self.first.weight
         assert isinstance(weight, nn.Parameter)
         return weight
 
     @property
     def coefficients(self) -> nn.Parameter:
-        """A, (T, r, 1, 1) or (T, r)."""
+        """A, (T, r, 1, 1), (T, r, 1, kW) or (T, r)."""
         weight = self.last.weight
         assert isinstance(weight, nn.Parameter)
         return weight
@@ -153,8 +208,19 @@ class CompressedAwareBlock(nn.Sequential):
         self.coefficients.copy_(factors.coefficients.reshape(self.coefficients.shape))
 
 
+def product(basis: Tensor, coefficients: Tensor) -> Tensor:
+    """Multiply B and A to the layer's weight, (T, S, kH, kW) or (T, S)."""
+    if basis.dim() == 2:
+        return coefficients @ basis
+    if coefficients.shape[3] == 1:
+        return (coefficients.flatten(1) @ basis.flatten(1)).view(-1, *basis.shape[1:])
+    rows = coefficients.squeeze(2).permute(0, 2, 1).reshape(-1, len(basis))  # (T kW, r)
+    dense = (rows @ basis.flatten(1)).view(len(coefficients), -1, *basis.shape[1:3])
+    return dense.permute(0, 2, 3, 1)
+
+
 def _apply(
-    layer: nn.Conv2d | nn.Linear, inputs: Tensor, weight: Tensor, bias: Tensor | None
+    layer: nn.Conv2d | nn.Linear, inputs: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     """Apply a layer with another weight and bias."""
     if isinstance(layer, nn.Linear):
@@ -169,8 +235,13 @@ def _in_format(weight: Tensor, like: Tensor) -> Tensor:
     return weight
 
 
-def put_block(model: nn.Module, layer: str) -> CompressedAwareBlock:
+def put_block(model: nn.Module, layer: str, split: str = "channel") -> CompressedAwareBlock:
     """Replace a layer by an unfilled block of full rank, in place; the bias is taken over.
+
+    Args:
+        model: Changed.
+        layer: Name of the layer.
+        split: ``channel``; or ``spatial``, which kernels of more than one row and column take.
 
     Raises:
         UnsupportedLayer: The layer is grouped, depthwise, parametrized, hooked or no plain Conv2d
@@ -178,16 +249,29 @@ def put_block(model: nn.Module, layer: str) -> CompressedAwareBlock:
         PlanError: There is no such layer.
     """
     module = check_decomposable(layer, submodule(model, layer))
-    bias = module.bias
-    ChannelSVD(layer, min(module.weight.flatten(1).shape)).apply(model)
+    bias, shape = module.bias, module.weight.shape
+    decision: Factorization = ChannelSVD(layer, min(module.weight.flatten(1).shape))
+    if split == "spatial" and isinstance(module, nn.Conv2d) and min(module.kernel_size) > 1:
+        outputs, inputs, height, width = shape
+        decision = SpatialSVD(layer, min(inputs * height, outputs * width))
+    decision.apply(model)
     pair = submodule(model, layer)
     # The class says what the pair is for; its layout stays the one that plans know.
     pair.__class__ = CompressedAwareBlock
     assert isinstance(pair, CompressedAwareBlock)
+    pair.family = decision.kind
+    # In a tuple, for it is no part of the block: only its geometry and shape are read.
+    pair._whole = (_without_values(module),)
     if bias is not None and pair.last.bias is not None:
         with torch.no_grad():
             pair.last.bias.copy_(bias)
     return pair
+
+
+def _without_values(module: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
+    if isinstance(module, nn.Conv2d):
+        return conv_like(module).to("meta")
+    return linear_like(module).to("meta")
 
 
 def relaxed_tensor(model: nn.Module, tensor: str, axis: int) -> str:

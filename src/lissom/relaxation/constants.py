@@ -131,7 +131,8 @@ def _add(network: nn.Module, member: Member, values: Tensor, norms: Mapping[str,
     shift = values.to(sums) @ sums
     module = network.get_submodule(layer)
     if isinstance(module, CompressedAwareBlock):
-        shift = module.coefficients.flatten(1) @ shift
+        rows = module.coefficients
+        shift = rows.reshape(*rows.shape[:2], -1).sum(dim=2) @ shift
     place = _place(network, layer, norms)
     assert place is not None
     if isinstance(place, nn.Parameter):
@@ -142,7 +143,9 @@ def _add(network: nn.Module, member: Member, values: Tensor, norms: Mapping[str,
 
 def _pads(network: nn.Module, layer: str) -> bool:
     module = network.get_submodule(layer)
-    window = module.first if isinstance(module, CompressedAwareBlock) else module
-    if not isinstance(window, nn.Conv2d) or window.padding_mode != "zeros":
-        return False
-    return any(side > 0 for side in window._reversed_padding_repeated_twice)
+    parts = (module.first, module.last) if isinstance(module, CompressedAwareBlock) else (module,)
+    windows = [part for part in parts if isinstance(part, nn.Conv2d)]
+    return any(
+        window.padding_mode == "zeros" and any(window._reversed_padding_repeated_twice)
+        for window in windows
+    )

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from lissom.graph.cut import keep_channels
 from lissom.graph.layers import ChannelGroup, ModelGraph, Role
+from lissom.lowrank.families import family_named
 from lissom.plan.keep_channels import AxisCut, KeepChannels
-from lissom.plan.low_rank import ChannelSVD
 from lissom.plan.merge import Merge, merge_values
 from lissom.plan.plan import Plan
 from lissom.plan.surgery import find_tensor, slice_axis
@@ -41,12 +41,14 @@ class Pair:
         rank: Columns left.
         full: Columns at the start.
         merged: Whether the pair became one layer again.
+        family: ``channel_svd`` or ``spatial_svd``.
     """
 
     layer: str
     rank: int
     full: int
     merged: bool
+    family: str = "channel_svd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +109,11 @@ def prune_and_merge(
     plan = Plan(
         (
             *cuts,
-            *(ChannelSVD(pair.layer, pair.rank) for pair in pairs),
+            *(family_named(pair.family).decision(pair.layer, (pair.rank,)) for pair in pairs),
             *(Merge(layer) for layer in merged),
         )
     )
-    ranks = {p.layer: LowRank("channel_svd", (p.rank,)) for p in pairs if not p.merged}
+    ranks = {p.layer: LowRank(p.family, (p.rank,)) for p in pairs if not p.merged}
     removed = {name: groups[name].channels - len(channels) for name, channels in kept.items()}
     values = _values(network, live.columns, merged)
     return Hardened(plan, Configuration(kept, ranks), values, pairs, removed, inexact)
@@ -121,10 +123,8 @@ def _pair(network: nn.Module, layer: str, full: int, pays: Callable[[str, int], 
     """Say what becomes of a block that has been cut."""
     block = network.get_submodule(layer)
     assert isinstance(block, CompressedAwareBlock)
-    # With more columns than outputs or inputs the product is no decomposition.
-    widest = min(block.coefficients.shape[0], block.basis[0].numel())
-    merged = block.rank > widest or not pays(layer, block.rank)
-    return Pair(layer, min(block.rank, widest), full, merged)
+    merged = block.rank > block.highest or not pays(layer, block.rank)
+    return Pair(layer, min(block.rank, block.highest), full, merged, block.family)
 
 
 def _values(
@@ -184,7 +184,8 @@ def _alive(columns: Columns, groups: Iterable[ChannelGroup], rows: Mapping[str, 
     inputs = _live_entries(weight, 1, basis.shape[1], groups, rows)
     outputs = _live_entries(weight, 0, coefficients.shape[0], groups, rows)
     read = basis[:, inputs].flatten(1).ne(0).any(dim=1)
-    return _at_least_one(read & coefficients[outputs].flatten(1).ne(0).any(dim=0))
+    written = coefficients[outputs].transpose(0, 1).flatten(1).ne(0).any(dim=1)
+    return _at_least_one(read & written)
 
 
 def _live_entries(

@@ -48,8 +48,9 @@ def _marginal(relaxation: RankAndChannels, key: Key, strengths: Tensor, now: Con
     pricer = relaxation.pricer
     if kind == COLUMNS:
         rank = max(int((strengths > 0).sum()), 2)
+        family = relaxation.columns[name].block.family
         one, less = (
-            pricer.layer(name, Configuration(now.kept, {name: LowRank("channel_svd", (r,))}))
+            pricer.layer(name, Configuration(now.kept, {name: LowRank(family, (r,))}))
             for r in (rank, rank - 1)
         )
         return one - less

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from lissom.extension import StepState
-from lissom.graph.layers import ChannelGroup, ModelGraph, Role
+from lissom.graph.layers import ChannelGroup, ModelGraph
 from lissom.graph.offers import decomposable_layers
+from lissom.lowrank.families import family_named
 from lissom.lowrank.metric import metric_for
-from lissom.relaxation.block import put_block, scratch_factors, whitened_factors
+from lissom.relaxation.block import put_block, scratch_factors, spatial_factors, whitened_factors
+from lissom.relaxation.candidates import relaxed_layers
 from lissom.relaxation.columns import Columns, as_cube
 from lissom.relaxation.merging import Hardened, Pays, prune_and_merge
 from lissom.relaxation.neighbours import norms_behind, output_scales
@@ -19,8 +22,6 @@ from lissom.relaxation.rows import Rows, filter_rows, learnable_rows
 from lissom.relaxation.settings import RelaxationSettings
 from lissom.relaxation.support import COLUMNS, ROWS, Key, Support, as_support
 from lissom.search.price import Configuration, LowRank, Pricer
-
-_GAUGE_STEPS = 40  # each stretches by 2 at most
 
 
 class RankAndChannels:
@@ -119,7 +120,7 @@ class RankAndChannels:
         kept = {name: _indices(mask) for name, mask in support.rows.items() if not bool(mask.all())}
         ranks = {layer: max(1, int(mask.sum())) for layer, mask in support.columns.items()}
         pairs = {
-            layer: LowRank("channel_svd", (rank,))
+            layer: LowRank(self.columns[layer].block.family, (rank,))
             for layer, rank in ranks.items()
             if self.pays(layer, rank, kept)
         }
@@ -128,15 +129,15 @@ class RankAndChannels:
     def pays(self, layer: str, rank: int, kept: Mapping[str, tuple[int, ...]]) -> bool:
         """Say whether a pair of factors is to stay two layers, given the kept channels.
 
-        It is where that costs less than the one layer, r (S K + T) < T S K: both sides are used at
-        the same positions, so that parameters and MACs agree. With ``merge=never`` it is wherever
-        r is no larger than both sides.
+        It is where that costs less than the one layer, in MACs and in parameters. With
+        ``merge=never`` it is wherever the rank is no larger than both sides of the matrix.
         """
         inputs, outputs = self._pricer.channels(layer, Configuration(kept))
-        fan_in = inputs * self._pricer.shapes[layer].kernel
+        shape = replace(self._pricer.shapes[layer], in_channels=inputs, out_channels=outputs)
+        family = family_named(self.columns[layer].block.family)
         if self._settings.merge == "never":
-            return rank <= min(fan_in, outputs)
-        return rank * (fan_in + outputs) < fan_in * outputs
+            return (rank,) <= family.full_ranks(shape)
+        return family.saves(shape, (rank,))
 
     def strengths(self) -> dict[Key, Tensor]:
         """Give how strong every column and channel is, on the CPU; 0 where it has vanished."""
@@ -162,6 +163,22 @@ class RankAndChannels:
         rate, power = (1.0, 0) if self.decays else (step.learning_rate, self.power)
         for key, pressure in self._pressure.items():
             self._group(key).shrink(pressure * rate, power)
+
+    def refit(self, support: Support, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Let the columns that stay take over, as well as they can, what the others do.
+
+        Each layer's weight, as it is now, is approximated anew at its rank, for the least error of
+        its output (alternating least squares, where the split has no closed form). Only where the
+        inputs' covariance is known.
+
+        Args:
+            support: What will stay.
+            optimizer: Whose momenta of the new factors are forgotten; None: there is none.
+        """
+        for name, mask in support.columns.items():
+            covariance = self._covariances.get(name)
+            if covariance is not None and self._settings.form == "whitened":
+                self.columns[name].refit(mask, covariance, optimizer)
 
     def freeze(self, support: Support) -> None:
         """Let everything outside ``support`` vanish, for good."""
@@ -238,13 +255,12 @@ class RankAndChannels:
         whitened = self._settings.form == "whitened"
         covariance = self._covariances.get(layer) if whitened else None
         trained = self._settings.start == "trained"
-        factors = whitened_factors(weight, covariance) if trained else scratch_factors(weight)
-        block = put_block(relaxed, layer)
-        block.fill(factors)
-        metric = metric_for(as_cube(block.basis.detach()), covariance) if whitened else None
+        block = put_block(relaxed, layer, self._settings.split)
+        split = spatial_factors if block.family == "spatial_svd" else whitened_factors
+        block.fill(split(weight, covariance) if trained else scratch_factors(weight))
+        metric = metric_for(as_cube(weight.detach()), covariance) if whitened else None
         columns = Columns(layer, block, metric, scales if whitened else None)
-        for _ in range(_GAUGE_STEPS):
-            columns.fix_gauge(None)
+        columns.balance()
         return columns
 
     def _find_rows(self, relaxed: nn.Module) -> list[Rows]:
@@ -269,24 +285,6 @@ class RankAndChannels:
         if len(sources) > 1:
             self.refused[group.name] = "coupled by sums; row_groups=all lets it shrink"
         return len(sources) <= 1
-
-
-def relaxed_layers(graph: ModelGraph, ignore: Collection[str] = ()) -> tuple[str, ...]:
-    """Name the layers that become blocks.
-
-    All that can be decomposed but those that read the network's input (rows only) and those whose
-    outputs it returns.
-    """
-    reading = {
-        m.tensor.rpartition(".")[0] for g in graph.groups for m in g.members if m.role is Role.INPUT
-    }
-    returned = {name for group in graph.groups if not group.consumers for name in group.producers}
-    offered = (decomposable_layers(graph) & reading) - returned - set(ignore)
-    return tuple(
-        layer.name
-        for layer in graph.layers
-        if layer.name in offered and layer.kind in ("conv2d", "linear") and layer.calls
-    )
 
 
 def _indices(mask: Tensor) -> tuple[int, ...]:

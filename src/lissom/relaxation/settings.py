@@ -9,6 +9,7 @@ from lissom.relaxation.support import COLUMNS, ROWS
 
 _CHOICES = {
     "start": ("trained", "scratch"),
+    "split": ("spatial", "channel"),
     "form": ("whitened", "plain"),
     "row_parts": ("norms", "filters"),
     "row_groups": ("inner", "all"),
@@ -25,6 +26,8 @@ class RelaxationSettings:
         learn: ``columns`` (ranks), ``rows`` (channels), or both.
         start: ``trained``: the relaxed network computes what the original does; ``scratch``: new
             weights.
+        split: ``channel``: every layer becomes k x k and 1 x 1, as published; ``spatial``: kernels
+            of more than one row and column become k x 1 and 1 x k instead.
         form: ``whitened``: columns measured by the output that they carry, the gauge fixed after
             every step; ``plain``: by ||A_j|| alone.
         row_parts: ``norms``: scale and shift of the batch norms behind (filters where there are
@@ -40,6 +43,7 @@ class RelaxationSettings:
 
     learn: tuple[str, ...] = (COLUMNS, ROWS)
     start: str = "trained"
+    split: str = "channel"
     form: str = "whitened"
     row_parts: str = "norms"
     row_groups: str = "inner"
@@ -52,5 +56,10 @@ class RelaxationSettings:
                 raise RecipeError(
                     f"{field}={getattr(self, field)!r}: expected one of {', '.join(choices)}"
                 )
+        if self.split == "spatial" and (self.form, self.start) != ("whitened", "trained"):
+            raise RecipeError(
+                f"split=spatial: starts from trained weights, whitened (form={self.form}, "
+                f"start={self.start}); set split=channel"
+            )
         if not self.learn or set(self.learn) - {COLUMNS, ROWS}:
             raise RecipeError(f"learn={list(self.learn)}: expected columns, rows, or both")

@@ -41,16 +41,18 @@ class Ramp:
     every: int = 50
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start < self.end <= self.cut < 1:
+        if not 0 <= self.start <= self.end <= self.cut < 1:
             raise RecipeError(
                 f"ramp start={self.start}, end={self.end}, cut={self.cut}: expected "
-                "0 <= start < end <= cut < 1"
+                "0 <= start <= end <= cut < 1"
             )
         if self.every < 1:
             raise RecipeError(f"ramp every={self.every}: expected at least 1 step")
 
     def target(self, progress: float, remaining: float) -> float:
         """Give the cost that is aimed at, as a fraction of the original's."""
+        if progress >= self.end:
+            return remaining
         share = (progress - self.start) / (self.end - self.start)
         return 1 - (1 - remaining) * min(max(share, 0.0), 1.0)
 
@@ -119,7 +121,7 @@ class BudgetSteering:
         if self.relaxation.support is not None or step.progress < self._ramp.start:
             return False
         if step.progress >= self._ramp.cut or step.step + 1 == step.steps:
-            self._cut(step.progress)
+            self._cut(step)
             return True
         every = max(1, min(self._ramp.every, step.steps // 100))
         if step.step % every == 0:
@@ -215,7 +217,7 @@ class BudgetSteering:
             low, high = (low, middle) if overshoots(middle) else (middle, high)
         return high
 
-    def _cut(self, progress: float) -> None:
+    def _cut(self, step: StepState) -> None:
         strengths = self.relaxation.strengths()
         support = self._with_merged(self._best(strengths, self._limits), strengths)
         cost = self.relaxation.pricer.price(self.relaxation.configuration(support))
@@ -225,8 +227,9 @@ class BudgetSteering:
                 f"parameters, above {self._limits}; raise the budget, learn columns and rows, or "
                 "let coupled channels shrink with row_groups=all"
             )
+        self.relaxation.refit(support, step.optimizer)
         self.relaxation.freeze(support)
-        self._record(progress, cost)
+        self._record(step.progress, cost)
 
     def _best(self, strengths: Mapping[Key, Tensor], limits: Mapping[str, int]) -> Support:
         """Give what to keep within some limits: the most energy per cost."""

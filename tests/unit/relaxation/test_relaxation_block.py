@@ -12,6 +12,7 @@ from lissom.relaxation.block import (
     put_block,
     relaxed_tensor,
     scratch_factors,
+    spatial_factors,
     whitened_factors,
 )
 
@@ -132,11 +133,13 @@ _LAYERS = [
 
 
 @pytest.mark.parametrize("layer", _LAYERS, ids=["strided", "reflecting", "pointwise", "linear"])
+@pytest.mark.parametrize("split", ["channel", "spatial"])
 @pytest.mark.parametrize("left", [1, 2, 3, 20])
-def test_a_block_computes_what_its_two_layers_do_whichever_way_it_takes(layer, left) -> None:
+def test_a_block_computes_what_its_two_layers_do_whichever_way_it_takes(layer, left, split) -> None:
     torch.manual_seed(0)
-    block = put_block(nn.Sequential(copy.deepcopy(layer)), "0").double()
-    block.fill(whitened_factors(layer.weight, None))
+    block = put_block(nn.Sequential(copy.deepcopy(layer)), "0", split).double()
+    exact = spatial_factors if block.family == "spatial_svd" else whitened_factors
+    block.fill(exact(layer.weight, None))
     columns = torch.arange(block.rank) < left
     with torch.no_grad():
         block.coefficients[:, ~columns] = 0
@@ -161,7 +164,7 @@ def test_a_block_computes_what_its_two_layers_do_whichever_way_it_takes(layer, l
 def test_a_block_computes_with_what_is_left_alone_where_that_is_cheaper() -> None:
     block = put_block(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1)), "0")
     calls: list[int] = []
-    for part in (block.first, block.last):
+    for part in (block.first, block.last, block._whole[0]):
         original = part._conv_forward
         part._conv_forward = lambda x, w, b, real=original: calls.append(len(w)) or real(x, w, b)
     images = torch.randn(1, 8, 5, 5)

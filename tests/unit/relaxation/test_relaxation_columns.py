@@ -1,11 +1,13 @@
 """Columns: their strengths, the gauge with an optimizer, and how they vanish."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from lissom.lowrank.metric import metric_for
-from lissom.relaxation.block import put_block, whitened_factors
+from lissom.relaxation.block import product, put_block, spatial_factors, whitened_factors
 from lissom.relaxation.columns import Columns, as_cube
 
 
@@ -115,3 +117,67 @@ def test_pressed_hard_enough_all_vanish_exactly() -> None:
     columns.shrink(torch.tensor(10.0), 2)
     assert not columns.strengths().any()
     assert not network(torch.randn(1, 4, 5, 5)).any()
+
+
+def _patches(count: int = 400) -> torch.Tensor:
+    """Give correlated patches (count, 4 * 9)."""
+    torch.manual_seed(3)
+    return torch.randn(count, 36) @ torch.randn(36, 36)
+
+
+def _spatial(covariance: torch.Tensor) -> Columns:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, 3, bias=False)
+    network = nn.Sequential(conv)
+    factors = spatial_factors(conv.weight, covariance)
+    block = put_block(network, "0", "spatial")
+    block.fill(factors)
+    return Columns("0", block, metric_for(as_cube(conv.weight), covariance), None)
+
+
+def test_strengths_of_a_spatial_split_are_shares_of_what_each_column_puts_out() -> None:
+    patches = _patches()
+    columns = _spatial(patches.T @ patches / len(patches))
+    basis, rows = columns.block.basis.detach(), columns.block.coefficients.detach()
+    energies = []
+    for j in range(columns.block.rank):
+        dense = product(basis[j : j + 1], rows[:, j : j + 1]).flatten(1)
+        energies.append(float((patches @ dense.T).square().sum(dim=1).mean()))
+    wanted = torch.tensor(energies) / sum(energies)
+    torch.testing.assert_close(columns.strengths().square(), wanted, rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize("split", ["channel", "spatial"])
+def test_what_stays_takes_over_what_goes(split: str) -> None:
+    patches = _patches()
+    covariance = patches.T @ patches / len(patches)
+    columns = _spatial(covariance) if split == "spatial" else columns_of(covariance=covariance)[1]
+    block = columns.block
+    weight = product(block.basis, block.coefficients).detach()
+    mask = torch.zeros(block.rank, dtype=torch.bool)
+    mask[[1, 2, 4]] = True
+
+    def error() -> float:
+        change = product(block.basis, block.coefficients).detach() - weight
+        return float((patches @ change.flatten(1).T).square().sum())
+
+    optimizer = torch.optim.SGD(block.parameters(), lr=0.0, momentum=0.9)
+    block(torch.ones(2, 4, 5, 5)).square().mean().backward()
+    optimizer.step()
+    kept = copy.deepcopy(columns)
+    kept.keep(mask)
+    dropped = product(kept.block.basis, kept.block.coefficients).detach() - weight
+    columns.refit(mask, covariance, optimizer)
+    assert error() < 0.9 * float((patches @ dropped.flatten(1).T).square().sum())
+    assert not block.coefficients[:, ~mask].any()
+    assert not any(
+        optimizer.state[p]["momentum_buffer"].any() for p in block.parameters() if p.dim() > 1
+    )
+    assert torch.equal(columns.strengths() > 0, mask)
+
+
+def test_with_all_columns_nothing_is_fitted() -> None:
+    _, columns = columns_of()
+    before = columns.block.basis.detach().clone()
+    columns.refit(torch.ones(columns.block.rank, dtype=torch.bool), torch.eye(36), None)
+    assert torch.equal(columns.block.basis, before)
