@@ -252,10 +252,9 @@ class Job:
             return known
         with self._phase(f"decide ({method.name})"):
             # Training takes all processes, and some methods share their measurements out.
-            trains = getattr(method, "trains", False)
-            together = method.plan if trains else getattr(method, "plan_together", None)
-            if together is not None:
-                own = together(view, budget)
+            together = getattr(method, "plan_together", None) if processes.world > 1 else None
+            if getattr(method, "trains", False) or together is not None:
+                own = (together or method.plan)(view, budget)
                 proposal = processes.from_first(lambda: own)
             else:
                 proposal = processes.from_first(lambda: method.plan(view, budget))

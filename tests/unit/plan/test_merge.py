@@ -130,8 +130,27 @@ REFUSED = {
         r"layer.first: merging needs groups=1, got groups=2",
     ),
     "two windows": (
-        parts(nn.Conv2d(3, 2, (3, 1)), nn.Conv2d(2, 4, (1, 3))),
+        parts(nn.Conv2d(3, 2, (3, 1)), nn.Conv2d(2, 4, (3, 3))),
         r"layer: merging needs at most one part that is not 1x1 .* got first and last",
+    ),
+    "columns after rows": (
+        parts(nn.Conv2d(3, 2, (1, 3)), nn.Conv2d(2, 4, (3, 1))),
+        r"or a vertical and then a horizontal one, got first and last",
+    ),
+    "a stride that is not its own": (
+        parts(nn.Conv2d(3, 2, (3, 1), stride=(1, 2)), nn.Conv2d(2, 4, (1, 3))),
+        r"or a vertical and then a horizontal one, got first and last",
+    ),
+    "two ways of padding": (
+        parts(
+            nn.Conv2d(3, 2, (3, 1), padding=(1, 0), padding_mode="reflect"),
+            nn.Conv2d(2, 4, (1, 3), padding=(0, 1)),
+        ),
+        r"or a vertical and then a horizontal one, got first and last",
+    ),
+    "a bias before the horizontal padding": (
+        parts(nn.Conv2d(3, 2, (3, 1)), nn.Conv2d(2, 4, (1, 3), padding=(0, 1))),
+        r"layer.first: merging needs no bias before the zero padding of last",
     ),
     "padded 1x1": (
         parts(nn.Conv2d(3, 2, 3), nn.Conv2d(2, 4, 1, padding=1)),
