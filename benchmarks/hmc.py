@@ -17,7 +17,7 @@ from hmc_rows import GROUPS, rows_of
 from row import Row
 
 NETWORKS = ("resnet20", "resnet56")
-_DECIDED = ("variant", "groups", "rule", "tau", "noise", "forwards", "units")
+_DECIDED = ("variant", "groups", "rule", "borders", "noise", "forwards", "agreement", "units")
 
 
 def main() -> None:

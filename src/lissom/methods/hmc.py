@@ -43,7 +43,8 @@ class HmcSettings:
             ``decompose_only`` (one family alone, to compare with).
         criterion: Channel importance: ``reconstruction`` (second order), ``l1``, ``l2``,
             ``group_l2``, ``fpgm``, ``bn_scale`` or ``taylor``.
-        families: Decompositions on offer: ``tucker2``, ``channel_svd``.
+        families: Decompositions on offer: ``tucker2``, ``channel_svd``, ``spatial_svd``,
+            ``filter_cp``.
         fractions: Removed fractions x at which sensitivity is measured: MACs removed anywhere /
             MACs of the unit's producers.
         images: Calibration images for the sensitivities.

@@ -206,8 +206,7 @@ class RankAndChannels:
 
         Args:
             relaxed: Stays as it is.
-            pays: Whether a layer's pair of factors is to stay two layers; None decides by cost
-                (parameters and MACs agree).
+            pays: Whether a layer's pair of factors is to stay two layers; None decides by cost.
         """
         return prune_and_merge(
             relaxed, self.graph, self.columns, self.rows, pays or self.pays, self._inputs
