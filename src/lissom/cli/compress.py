@@ -171,4 +171,4 @@ def _preview(recipe: Recipe) -> None:
     from lissom.report.preview import layout
 
     found = preview_recipe(recipe, say)
-    show(layout(found.graph, found.proposal))
+    show(layout(found.graph, found.proposal, found.feasibility.smallest))

@@ -50,10 +50,12 @@ class Feasibility:
     Attributes:
         method: Whose menu it is.
         rows: One per limit.
+        smallest: The least that the method can reach, per quantity, limited or not.
     """
 
     method: str
     rows: tuple[FeasibilityRow, ...]
+    smallest: Cost = Cost()
 
     def check(self) -> None:
         """Refuse what can't be reached.
@@ -125,7 +127,7 @@ def feasibility(
         rows.append(
             FeasibilityRow("max_drop", None, None, budget.max_drop.value, budget.max_drop.text)
         )
-    return Feasibility(methods[0].name, tuple(rows))
+    return Feasibility(methods[0].name, tuple(rows), smallest)
 
 
 def stage_budgets(budget: Budget, original: Cost, methods: Sequence[Method]) -> tuple[Budget, ...]:

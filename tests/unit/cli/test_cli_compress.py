@@ -8,6 +8,7 @@ from lissom.cli.app import run
 from lissom.extension import Proposal
 from lissom.graph.layers import LayerSpec, ModelGraph
 from lissom.pipeline import recipe_run
+from lissom.pipeline.feasibility import Feasibility
 from lissom.plan.cost import Cost
 from lissom.plan.plan import Plan
 from lissom.recipe.recipe import Recipe
@@ -162,12 +163,14 @@ def test_dry_run_shows_feasibility_and_groups_only(
     preview = SimpleNamespace(
         graph=ModelGraph((layer,), (), ()),
         proposal=Proposal(Plan(()), {}, Cost(500, 20_000, 16_000), labels={"conv1": "prune"}),
+        feasibility=Feasibility("hmc", (), Cost(100, 5_000, 3_200)),
     )
     monkeypatch.setattr(recipe_run, "preview_recipe", lambda recipe, say: preview)
     assert run(["compress", *BASIC, "--dry-run", "--out", str(tmp_path / "out")]) == 0
     text = capsys.readouterr().out
     assert ["conv1", "prune", "50.00k"] in [line.split() for line in text.splitlines()]
     assert "Predicted, not measured: MACs 50.00k→20.00k, parameters 1.000k→500." in text
+    assert "file" not in text
     assert calls == []
     assert not (tmp_path / "out").exists()
 
