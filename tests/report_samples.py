@@ -4,12 +4,11 @@ from dataclasses import replace
 
 from lissom.graph.layers import Refusal
 from lissom.plan.cost import Cost
+from lissom.report.measured import Measured, MetricValue
 from lissom.report.report import (
     BudgetRow,
     LayerRow,
     LayerState,
-    Measured,
-    MetricValue,
     Provenance,
     Report,
 )

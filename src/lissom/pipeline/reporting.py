@@ -24,14 +24,9 @@ from lissom.pipeline.layer_rows import layer_rows
 from lissom.pipeline.storage import not_levels, storage_section
 from lissom.plan.cost import Cost
 from lissom.plan.plan import Plan
+from lissom.report.measured import Measured, MetricValue
 from lissom.report.provenance import gather_provenance
-from lissom.report.report import (
-    RESERVED,
-    BudgetRow,
-    Measured,
-    MetricValue,
-    Report,
-)
+from lissom.report.report import RESERVED, BudgetRow, Report
 from lissom.task import Metric, Task
 from lissom.train.history import History
 

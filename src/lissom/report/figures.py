@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lissom.graph.layers import Refusal
-from lissom.report.report import LayerRow, LayerState, MetricValue
+from lissom.report.measured import MetricValue
+from lissom.report.report import LayerRow, LayerState
 
 NONE = "–"
 _STEPS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))

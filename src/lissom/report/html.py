@@ -19,6 +19,7 @@ from lissom.report.drawings import (
 )
 from lissom.report.encoding import plain
 from lissom.report.report import Report
+from lissom.report.steps import NOTE as STEPS_NOTE
 from lissom.report.storage import NOTE
 from lissom.report.tables import (
     budget_table,
@@ -26,6 +27,7 @@ from lissom.report.tables import (
     measured_table,
     origin_table,
     refusal_table,
+    step_table,
     storage_table,
 )
 
@@ -62,6 +64,9 @@ def _parts(report: Report) -> Iterator[str]:
         yield f'<p class="note">{escape(warning)}</p>'
     yield _heading("Budget", "As measured on the new network.")
     yield budget_table(report)
+    if report.steps:
+        yield _heading("Steps", STEPS_NOTE)
+        yield step_table(report)
     yield from _layers(report)
     yield from _sensitivities(report)
     for name, section in report.methods.items():

@@ -11,64 +11,12 @@ from lissom.errors import LissomError
 from lissom.graph.layers import Refusal
 from lissom.plan.cost import Cost
 from lissom.report.encoding import Fields, plain
+from lissom.report.measured import Measured, StepRow, measured_to_dict, read_measured
 
 SCHEMA = 1
 """Version of report.json, which only grows: no field changes its meaning or disappears."""
 _SECTIONS = "method_sections"
 _MAPPINGS = ("settings", "evidence", "predicted", "onnx", "storage")
-
-
-@dataclass(frozen=True, slots=True)
-class MetricValue:
-    """A measured metric on the test set.
-
-    Attributes:
-        name: ``accuracy``, ``mAP``, ...
-        value: The mean over the test set; None if nothing was measured.
-        unit: ``fraction``, ``dB``, ...
-        higher_is_better: Direction.
-    """
-
-    name: str
-    value: float | None
-    unit: str
-    higher_is_better: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What was measured on one network.
-
-    Attributes:
-        params: Number of parameters.
-        macs: Multiply-accumulates for one sample.
-        size_bytes: Bytes of the one file that ``load`` opens: model.lsm where it is written, else
-            weights.safetensors, as for the original.
-        metric: Test metric at the end; None without test data.
-        metric_raw: The same metric before recovery; None for the original.
-        latency_ms: Median of ONNX Runtime, milliseconds; None if not measured.
-        latency: Conditions and spread of that median (batch, threads, runs, quartiles, runtime).
-        peak_memory_bytes: Most bytes of activations alive at once at batch 1; None if not measured.
-    """
-
-    params: int
-    macs: int
-    size_bytes: int | None = None
-    metric: MetricValue | None = None
-    metric_raw: float | None = None
-    latency_ms: float | None = None
-    latency: Mapping[str, Any] = field(default_factory=dict)
-    peak_memory_bytes: int | None = None
-
-    @property
-    def accuracy(self) -> float | None:
-        """Give the test accuracy, or None if the metric is another."""
-        return self.metric.value if self.metric and self.metric.name == "accuracy" else None
-
-    @property
-    def accuracy_raw(self) -> float | None:
-        """Give the test accuracy before recovery, or None if the metric is another."""
-        return self.metric_raw if self.metric and self.metric.name == "accuracy" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +131,7 @@ class Report:
         warnings: Remarks for the user.
         methods: By name of a section of its own what a method that trains learned, JSON-ready.
         storage: What the packed file takes, and what others would; empty where none is written.
+        steps: What each of several steps was asked for and left; empty of a run in one.
     """
 
     method: str
@@ -200,6 +149,7 @@ class Report:
     warnings: tuple[str, ...] = ()
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     storage: Mapping[str, Any] = field(default_factory=dict)
+    steps: tuple[StepRow, ...] = ()
 
     def __post_init__(self) -> None:
         taken = sorted(RESERVED & self.methods.keys())
@@ -212,15 +162,16 @@ class Report:
             "schema": SCHEMA,
             "method": self.method,
             "source": self.source,
-            "original": _measured_to_dict(self.original),
-            "compressed": _measured_to_dict(self.compressed),
+            "original": measured_to_dict(self.original),
+            "compressed": measured_to_dict(self.compressed),
             "budget": {row.quantity: plain(row) for row in self.budget},
             "layers": [_row_to_dict(row) for row in self.layers],
         }
         names = ("refusals", "provenance", "settings", "evidence", "predicted", "onnx", "warnings")
         body |= {name: getattr(self, name) for name in names}
-        storage = {"storage": self.storage} if self.storage else {}
-        return plain(body | storage | {_SECTIONS: list(self.methods), **self.methods})
+        body |= {"storage": self.storage} if self.storage else {}
+        body |= {"steps": self.steps} if self.steps else {}
+        return plain(body | {_SECTIONS: list(self.methods), **self.methods})
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Report:
@@ -246,13 +197,6 @@ RESERVED = frozenset({"schema", _SECTIONS, *(one.name for one in dataclass_field
 """Names that no section of a method may have."""
 
 
-def _measured_to_dict(measured: Measured) -> dict[str, Any]:
-    body = plain(measured)
-    if measured.metric and measured.metric.name == "accuracy":
-        body |= {"accuracy": measured.accuracy, "accuracy_raw": measured.accuracy_raw}
-    return body
-
-
 def _row_to_dict(row: LayerRow) -> dict[str, Any]:
     body = plain(row)
     for side in ("before", "after"):
@@ -265,8 +209,8 @@ def _read_report(fields: Fields) -> Report:
     return Report(
         method=fields.need("method"),
         source=fields.get("source", ""),
-        original=_read_measured(fields.section("original")),
-        compressed=_read_measured(fields.section("compressed")),
+        original=read_measured(fields.section("original")),
+        compressed=read_measured(fields.section("compressed")),
         budget=tuple(
             Fields(row, f"budget.{name}").into(BudgetRow)
             for name, row in fields.get("budget", {}).items()
@@ -275,15 +219,10 @@ def _read_report(fields: Fields) -> Report:
         refusals=tuple(row.into(Refusal) for row in fields.sections("refusals")),
         provenance=fields.section("provenance").into(Provenance),
         warnings=tuple(fields.get("warnings", ())),
+        steps=tuple(row.into(StepRow) for row in fields.sections("steps")),
         methods={name: fields.need(name) for name in fields.get(_SECTIONS, ())},
         **{name: fields.get(name, {}) for name in _MAPPINGS},
     )
-
-
-def _read_measured(fields: Fields) -> Measured:
-    metric = fields.get("metric", None)
-    value = Fields(metric, f"{fields.place}.metric").into(MetricValue) if metric else None
-    return fields.into(Measured, metric=value)
 
 
 def _read_row(fields: Fields) -> LayerRow:

@@ -8,6 +8,7 @@ from html import escape
 from lissom.graph.layers import Refusal
 from lissom.report import charts, figures
 from lissom.report.report import LayerRow, Report
+from lissom.report.steps import step_cells, step_head
 from lissom.report.storage import storage_rows
 
 
@@ -59,6 +60,13 @@ def budget_table(report: Report) -> str:
     ]
     head = ("", "asked", "limit", "measured", "smallest reachable", "met")
     return _table(head, rows, numbers=(1, 2, 3, 4))
+
+
+def step_table(report: Report) -> str:
+    """Give one row per step."""
+    like = report.compressed.metric
+    rows = [_cells(step_cells(row, like)) for row in report.steps]
+    return _table(step_head(like), rows, numbers=(2, 3, 4, 5, 6))
 
 
 def storage_table(report: Report) -> str:

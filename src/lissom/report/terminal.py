@@ -13,7 +13,9 @@ from rich.text import Text
 from lissom.graph.layers import Refusal
 from lissom.plan.cost import Cost
 from lissom.report import figures
-from lissom.report.report import LayerRow, Measured, Report
+from lissom.report.measured import Measured
+from lissom.report.report import LayerRow, Report
+from lissom.report.steps import filled
 from lissom.report.storage import NOTE, storage_rows
 
 WIDTH = 100
@@ -39,6 +41,8 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     yield Text(f"{source} compressed by {report.method}", style="bold")
     yield from _titled("Measured", _summary(report))
     yield from _titled("Budget, as measured", _budget(report))
+    if report.steps:
+        yield from _titled("Steps", filled(plain_table(), report.steps, report.compressed.metric))
     title = "Layers"
     if any(row.sensitivities for row in report.layers):
         title += " (harm: where half of the layer's MACs are removed)"

@@ -2,7 +2,8 @@ import pytest
 
 from lissom.plan.cost import Cost
 from lissom.report import figures
-from lissom.report.report import LayerState, MetricValue
+from lissom.report.measured import MetricValue
+from lissom.report.report import LayerState
 
 ACCURACY = MetricValue("accuracy", 0.9, "fraction", True)
 PSNR = MetricValue("psnr", 31.0, "dB", True)

@@ -5,7 +5,8 @@ import pytest
 
 from lissom.errors import LissomError
 from lissom.plan.cost import Cost
-from lissom.report.report import SCHEMA, Measured, MetricValue, Report
+from lissom.report.measured import Measured, MetricValue
+from lissom.report.report import SCHEMA, Report
 from report_samples import LEARNED, REPORT
 
 

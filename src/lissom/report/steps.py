@@ -1,0 +1,80 @@
+"""The steps of a run, as rows of a table that every view shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from lissom.report import figures
+from lissom.report.measured import MetricValue, StepRow
+
+NOTE = (
+    "Each step decides anew on the network that the one before left; the last one is what the "
+    "report measures."
+)
+_NUMBERS = (2, 3, 4, 5, 6)
+
+
+def step_head(like: MetricValue | None) -> tuple[str, ...]:
+    """Give the titles of the columns.
+
+    Args:
+        like: The metric; None where there is none.
+    """
+    name = "metric" if like is None else like.name
+    titles = ("step", "asked at most", "MACs", "params", "epochs")
+    return (*titles, f"{name} before recovery", f"{name} after")
+
+
+def step_cells(row: StepRow, like: MetricValue | None) -> tuple[str, ...]:
+    """Give what stands under them.
+
+    Args:
+        row: One step.
+        like: The metric; None where there is none.
+    """
+    several = f" {row.iteration}/{row.iterations}" if row.iterations > 1 else ""
+    return (
+        f"{row.method}{several}",
+        asked_text(row.asked),
+        figures.count(row.macs),
+        figures.count(row.params),
+        f"{row.epochs}",
+        figures.metric(like, row.metric_raw),
+        figures.metric(like, row.metric),
+    )
+
+
+def asked_text(asked: Mapping[str, float]) -> str:
+    """Write limits: macs 25.1M, params 80k.
+
+    Args:
+        asked: By quantity, in absolute numbers.
+    """
+    return ", ".join(f"{name} {_amount(name, limit)}" for name, limit in asked.items())
+
+
+def filled(table: Table, rows: Sequence[StepRow], like: MetricValue | None) -> Table:
+    """Fill an empty table of the terminal; of a run that lies ahead without what is measured.
+
+    Args:
+        table: Without columns.
+        rows: The steps.
+        like: The metric; None where nothing has been measured.
+    """
+    columns = range(7) if any(row.macs is not None for row in rows) else (0, 1, 4)
+    head = step_head(like)
+    for column in columns:
+        title = head[column].replace(" before ", " before\n")
+        table.add_column(title, justify="right" if column in _NUMBERS else "left")
+    for row in rows:
+        cells = step_cells(row, like)
+        table.add_row(*(cells[column] for column in columns))
+    return table
+
+
+def _amount(quantity: str, limit: float) -> str:
+    if quantity == "size":
+        return figures.byte_size(limit)
+    return f"{limit:g} points" if quantity == "max_drop" else figures.count(limit)
