@@ -9,6 +9,7 @@ LissomError
 ├── BudgetError         a budget that means nothing, or that nothing on the menu meets
 ├── PlanError           a plan: format number, unknown kind, a tensor that does not match
 ├── PackedFileError     a packed file that is cut short or damaged
+├── MeasureError        the machine is too busy to be measured, or what was measured is not kept
 └── ExportError         the target can't express it, or the file computes something else
 
 Every message names the layer, file or field, says what was given, what was expected, what to do.
@@ -50,6 +51,10 @@ class PlanError(LissomError):
 
 class PackedFileError(LissomError):
     """A packed file is damaged."""
+
+
+class MeasureError(LissomError):
+    """Nothing could be measured that means anything."""
 
 
 class ExportError(LissomError):

@@ -101,6 +101,28 @@ class Trainer(Protocol):
         """
 
 
+class Clock(Protocol):
+    """Tells times in the runtime that the network is meant for, on this machine."""
+
+    def nanoseconds(self, layer: nn.Module, input_shape: tuple[int, ...]) -> int:
+        """Give the time of a layer, or of what stands in its place; values do not matter.
+
+        Args:
+            layer: A convolution, a linear layer, or several of them; ``meta`` will do.
+            input_shape: Without batch.
+
+        Raises:
+            MeasureError: The machine is too busy to tell.
+        """
+
+    def milliseconds(self, networks: Mapping[str, nn.Module]) -> Mapping[str, float]:
+        """Give the median time of whole networks, run in turn.
+
+        Raises:
+            ExportError: The runtime can't run one.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class ModelView:
     """Everything that a method may look at.
@@ -124,6 +146,7 @@ class ModelView:
             None: ``model`` is it.
         base: Plan that led to the network: together with a proposal's, the plan of the file to be.
             None where it is not known.
+        clock: Tells times, for a limit on latency; None: there is none.
     """
 
     model: nn.Module
@@ -141,6 +164,7 @@ class ModelView:
     recalibrate: Callable[[nn.Module], Mapping[str, Any] | None] | None = None
     original: nn.Module | None = None
     base: Plan | None = None
+    clock: Clock | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,14 @@ class Cost:
         macs: Multiply-accumulate operations of convolutions and linear layers at batch 1, bias
             excluded.
         bits: Bits that the parameters take as stored (32 per parameter unless quantized).
+        nanoseconds: Time of the convolutions and linear layers in a runtime; 0 where no clock was
+            asked.
     """
 
     params: int = 0
     macs: int = 0
     bits: int = 0
+    nanoseconds: int = 0
 
     @property
     def float_bytes(self) -> int:
@@ -26,7 +29,17 @@ class Cost:
         return 4 * self.params
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.params + other.params, self.macs + other.macs, self.bits + other.bits)
+        return Cost(
+            self.params + other.params,
+            self.macs + other.macs,
+            self.bits + other.bits,
+            self.nanoseconds + other.nanoseconds,
+        )
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.params - other.params, self.macs - other.macs, self.bits - other.bits)
+        return Cost(
+            self.params - other.params,
+            self.macs - other.macs,
+            self.bits - other.bits,
+            self.nanoseconds - other.nanoseconds,
+        )

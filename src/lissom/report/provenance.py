@@ -8,12 +8,12 @@ import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from lissom.report.report import Provenance
+from lissom.train.machine import processor_name
 
 _PACKAGES = ("lissom", "torch", "numpy", "onnx", "onnxruntime")
 
@@ -30,7 +30,7 @@ def gather_provenance(
         **machine: Further facts on how the run was done (``device``, ``precision``).
     """
     facts = {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "system": platform.system(),
@@ -51,12 +51,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -11,25 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from lissom.extension import Clock
 from lissom.graph.layers import ChannelGroup, LayerSpec, Member, ModelGraph, Role
 from lissom.lowrank.families import family_named
 from lissom.plan.cost import Cost
 from lissom.plan.predict import LayerShape
+from lissom.search.layer_times import LayerTimes
+from lissom.search.low_rank import LowRank as LowRank
 
 Cuts = tuple[tuple[str, tuple[int, ...]], ...]  # groups and their kept channels
-
-
-@dataclass(frozen=True, slots=True)
-class LowRank:
-    """How one layer is decomposed.
-
-    Attributes:
-        family: Name in ``lissom.lowrank.families``.
-        ranks: In the order of the decision's fields: (rank_in, rank_out) for Tucker-2.
-    """
-
-    family: str
-    ranks: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +38,14 @@ class Configuration:
 class Pricer:
     """Prices configurations exactly: integers, equal to what the built network is measured to cost.
 
+    With a clock, they have the time of the weight layers beside it.
+
     Attributes:
         shapes: Per convolution and linear layer the sizes that its cost follows from.
     """
 
-    def __init__(self, model: nn.Module, graph: ModelGraph) -> None:
+    def __init__(self, model: nn.Module, graph: ModelGraph, clock: Clock | None = None) -> None:
+        self._times = None if clock is None else LayerTimes(model, graph, clock)
         self._layers = {layer.name: layer for layer in graph.layers}
         self._shapes = {
             n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)
@@ -164,7 +157,8 @@ class Pricer:
     ) -> Cost:
         spec = self._layers[layer]
         if low_rank is not None:
-            return self._low_rank_cost(spec, masks, low_rank)
+            found = self._low_rank_cost(spec, masks, low_rank)
+            return replace(found, nanoseconds=self._time(layer, masks, low_rank))
         params = macs = 0
         for tensor in self._owned[layer]:
             if self._aliases[tensor] != tensor:
@@ -180,7 +174,19 @@ class Pricer:
                 before *= length
                 after *= self._length(weight, axis, masks)
             macs = spec.cost.macs // before * after  # MACs are the weight's size times positions
-        return Cost(params, macs, 32 * params)
+        return Cost(params, macs, 32 * params, self._time(layer, masks))
+
+    def _time(
+        self,
+        layer: str,
+        masks: Mapping[str, NDArray[np.bool_]],
+        low_rank: LowRank | None = None,
+    ) -> int:
+        if self._times is None or layer not in self.shapes:
+            return 0
+        weight = self._aliases[f"{layer}.weight"]
+        outputs, inputs = (self._length(weight, axis, masks) for axis in (0, 1))
+        return self._times.of(layer, inputs, outputs, low_rank)
 
     def _multiplied(self, layer: str) -> str:
         """Name the tensor that a layer multiplies with: ``weight``, or the largest that it owns."""

@@ -1,0 +1,93 @@
+"""Small ONNX graphs to time operations in, and what the runtime's profile says of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from lissom.measure.operation import Operation
+
+_NODE = re.compile(r"[yz](\d+)(?:_nchwc)?_kernel_time$")
+
+Feed = dict[str, NDArray[np.float32]]
+
+
+def operation_graph(operations: Sequence[Operation], batch: int) -> tuple[bytes, Feed]:
+    """Build a graph in which every operation has a random weight, a bias and a ReLU."""
+    random = np.random.default_rng(0)
+    nodes, weights, outputs = [], [], []
+    feed: Feed = {}
+    for place, one in enumerate(operations):
+        shape = one.input_shape(batch)
+        given = "x" + "_".join(map(str, shape))
+        if given not in feed:
+            feed[given] = random.standard_normal(shape, dtype=np.float32)
+        names = [given, f"w{place}", f"b{place}"]
+        for name, size in zip(names[1:], (one.weight_shape, (one.outputs,)), strict=True):
+            values = random.standard_normal(size, dtype=np.float32)
+            weights.append(numpy_helper.from_array(values, name))
+        nodes.append(_node(one, place, names))
+        nodes.append(helper.make_node("Relu", [f"y{place}"], [f"z{place}"], name=f"z{place}"))
+        outputs.append(helper.make_tensor_value_info(f"z{place}", TensorProto.FLOAT, None))
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, values.shape)
+        for name, values in feed.items()
+    ]
+    graph = helper.make_graph(nodes, "operations", inputs, outputs, weights)
+    return _model(graph), feed
+
+
+def _model(graph: onnx.GraphProto) -> bytes:
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _node(operation: Operation, place: int, names: list[str]) -> onnx.NodeProto:
+    if operation.is_product:
+        return helper.make_node("Gemm", names, [f"y{place}"], name=f"y{place}", transB=1)
+    return helper.make_node(
+        "Conv",
+        names,
+        [f"y{place}"],
+        name=f"y{place}",
+        kernel_shape=operation.kernel,
+        strides=operation.stride,
+        pads=operation.padding,
+        dilations=operation.dilation,
+        group=operation.groups,
+    )
+
+
+def chain(length: int) -> bytes:
+    """Build a graph of so many operations in a row, on one number."""
+    nodes = [
+        helper.make_node("Sigmoid", [f"x{place}" if place else "x"], [f"x{place + 1}"])
+        for place in range(length)
+    ]
+    given, taken = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", f"x{length}")
+    )
+    return _model(helper.make_graph(nodes, "chain", [given], [taken]))
+
+
+def durations(events: Sequence[Mapping[str, Any]]) -> dict[int, list[float]]:
+    """Collect the times per place: the runtime names a fused node after its first or last output.
+
+    Nodes called y3, z3, z3_nchwc or "fused y3" belong to operation 3; a ReLU that was not fused
+    runs beside others in the network, too, and is not counted.
+    """
+    found: dict[int, list[float]] = {}
+    for event in events:
+        node = _NODE.search(str(event["name"]))
+        if event.get("cat") != "Node" or node is None:
+            continue
+        if event["args"]["op_name"] not in ("Relu", "ReorderInput", "ReorderOutput"):
+            found.setdefault(int(node[1]), []).append(float(event["dur"]))
+    return found
