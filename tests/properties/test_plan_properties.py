@@ -13,6 +13,7 @@ from lissom.plan.merge import Merge
 from lissom.plan.plan import Plan, Source, decision_kinds
 from lissom.plan.quantize import Quantize
 from lissom.plan.separable import FilterCP, SpatialSVD, TensorTrain
+from lissom.plan.sparse_plus import SparsePlusSVD
 
 NAMES = st.text(max_size=12)  # any Unicode: a file must not care
 NUMBERS = st.integers(-(2**70), 2**70)
@@ -37,6 +38,7 @@ KINDS: dict[type[Decision], st.SearchStrategy[Decision]] = {
     SpatialSVD: st.builds(SpatialSVD, NAMES, NUMBERS),
     FilterCP: st.builds(FilterCP, NAMES, NUMBERS),
     TensorTrain: st.builds(TensorTrain, NAMES, NUMBERS, NUMBERS, NUMBERS),
+    SparsePlusSVD: st.builds(SparsePlusSVD, NAMES, NUMBERS, NUMBERS),
     FoldBatchNorm: st.builds(FoldBatchNorm, NAMES, NAMES),
     Merge: st.builds(Merge, NAMES),
     Quantize: st.builds(Quantize, NAMES, NUMBERS, NUMBERS, st.booleans()),

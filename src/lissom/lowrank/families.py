@@ -13,6 +13,7 @@ from lissom.lowrank import factorize, filter_cp
 from lissom.lowrank.family import Family, Ranks
 from lissom.lowrank.joint import best_tucker2_ranks
 from lissom.lowrank.rank import Unit, price
+from lissom.lowrank.sparse_plus_family import SparsePlusFamily
 from lissom.plan.cost import Cost
 from lissom.plan.low_rank import ChannelSVD, Factorization, Tucker2
 from lissom.plan.predict import (
@@ -271,6 +272,7 @@ BY_NAME: Mapping[str, Family] = MappingProxyType(
             SpatialSVDFamily(),
             FilterCPFamily(),
             TensorTrainFamily(),
+            SparsePlusFamily(),
         )
     }
 )

@@ -19,7 +19,7 @@ Ranks = tuple[int, ...]
 
 
 class Family(ABC):
-    """One way to write a weight as a product of smaller ones.
+    """One way to write a weight as a product of smaller ones, or as a sum with one.
 
     Ranks are tuples in the order of the decision's fields. ``lissom.lowrank.families`` lists the
     families by name.
@@ -32,7 +32,7 @@ class Family(ABC):
 
     @abstractmethod
     def full_ranks(self, shape: LayerShape) -> Ranks:
-        """Give the ranks at which the factors multiply to the weight itself."""
+        """Give the largest ranks; at them, settled, the factors stand for the weight itself."""
 
     @abstractmethod
     def cost(self, shape: LayerShape, ranks: Ranks) -> Cost:
@@ -55,7 +55,7 @@ class Family(ABC):
                 the weight's own error.
 
         Returns:
-            The weights of the decision's parts by their state-dict names (``first.weight``, ...).
+            The values of the decision's parts by their state-dict names (``first.weight``, ...).
 
         Raises:
             ValueError: A shape or rank does not fit, or a value is not finite.
@@ -63,7 +63,7 @@ class Family(ABC):
 
     @abstractmethod
     def compose(self, factors: Mapping[str, Tensor]) -> Tensor:
-        """Multiply what ``factors`` gave back to a dense weight."""
+        """Give the dense weight that what ``factors`` gave stands for."""
 
     def gains(self, shape: LayerShape) -> bool:
         """Whether there is a kernel that this family can use better than a cheaper equal."""

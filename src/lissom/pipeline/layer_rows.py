@@ -15,6 +15,7 @@ from lissom.plan.low_rank import ChannelSVD, Factorization
 from lissom.plan.merge import Merge
 from lissom.plan.predict import BITS_PER_PARAMETER
 from lissom.plan.quantize import Quantize
+from lissom.plan.sparse_plus import SparsePlusSVD
 from lissom.report.report import LayerRow, LayerState
 
 
@@ -90,12 +91,22 @@ def _state(parts: Sequence[LayerSpec], factors: _Factors) -> LayerState:
     ranks: tuple[int | None, int | None] = (None, None)
     decision = None if factors.merged else factors.decision
     if decision is not None:
-        ranks = (decision.ranks[0] if len(decision.ranks) > 1 else None, decision.ranks[-1])
+        both = len(decision.ranks) > 1 and not isinstance(decision, SparsePlusSVD)
+        ranks = (decision.ranks[0] if both else None, decision.ranks[-1])
     if not parts or not parts[0].cost.macs:
         return LayerState(cost, None, None, *ranks)
     axis = -1 if parts[0].kind == "linear" else 0
-    inputs, outputs = parts[0].input_shape[axis], parts[-1].output_shape[axis]
+    inputs = sum(part.input_shape[axis] for part in _readers(parts, decision))
+    outputs = parts[-1].output_shape[axis]
     return LayerState(cost, inputs, outputs, *ranks)
+
+
+def _readers(parts: Sequence[LayerSpec], decision: Factorization | None) -> list[LayerSpec]:
+    """Give the parts that share the layer's input channels: the first, or those of a sum."""
+    if not isinstance(decision, SparsePlusSVD):
+        return [parts[0]]
+    sides = (f"{decision.layer}.{side}" for side in ("sparse", "first"))
+    return [next(part for part in parts if part.name.startswith(side)) for side in sides]
 
 
 def _quantized(

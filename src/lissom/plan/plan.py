@@ -21,6 +21,7 @@ from lissom.plan.low_rank import ChannelSVD, Tucker2
 from lissom.plan.merge import Merge
 from lissom.plan.quantize import Quantize
 from lissom.plan.separable import FilterCP, SpatialSVD, TensorTrain
+from lissom.plan.sparse_plus import SparsePlusSVD
 
 FORMAT = 1
 _BUILT_IN: tuple[type[Decision], ...] = (
@@ -30,6 +31,7 @@ _BUILT_IN: tuple[type[Decision], ...] = (
     SpatialSVD,
     FilterCP,
     TensorTrain,
+    SparsePlusSVD,
     FoldBatchNorm,
     Merge,
     Quantize,

@@ -194,6 +194,20 @@ def tensor_train_cost(shape: LayerShape, rank_in: int, rank_middle: int, rank_ou
     )
 
 
+def sparse_plus_svd_cost(shape: LayerShape, channels: int, rank: int) -> Cost:
+    """Give the cost after ``SparsePlusSVD``: all three parts work at the output's size.
+
+    Args:
+        shape: The layer before.
+        channels: Input channels of ``sparse``.
+        rank: Channels between ``first`` and ``last``.
+    """
+    sparse = shape.out_channels * channels * shape.kernel
+    first = rank * (shape.in_channels - channels) * shape.kernel
+    weights = sparse + first + shape.out_channels * rank
+    return _chain(shape, (weights, shape.output_positions))
+
+
 def _chain(shape: LayerShape, *parts: tuple[int, int]) -> Cost:
     """Add up parts given as (weights, positions at which each weight multiplies once)."""
     weights = sum(count for count, _ in parts)

@@ -1,7 +1,7 @@
 import pytest
 
-from lissom.lowrank.families import BY_NAME
 from lissom.methods.menu import (
+    FAMILIES,
     RankOption,
     at_removed,
     low_rank_cost,
@@ -17,17 +17,17 @@ LINEAR = LayerShape(32, 24, 1, 1, 1, bias=True, kernel_height=1, middle_position
 
 
 def test_options_grow_cheaper_and_all_save():
-    options = rank_options(CONV, BY_NAME, 1)
+    options = rank_options(CONV, FAMILIES, 1)
     prices = [low_rank_cost(CONV, resolve(option, CONV, 1)).macs for option in options]
     assert prices == sorted(prices, reverse=True)
     assert prices[0] < dense_cost(CONV).macs
-    assert {option.family for option in options} == set(BY_NAME)
+    assert {option.family for option in options} == set(FAMILIES)
     assert len({resolve(option, CONV, 1) for option in options}) == len(options)
 
 
 def test_families_decide_what_is_offered():
     assert {o.family for o in rank_options(CONV, ("tucker2",), 1)} == {"tucker2"}
-    assert {o.family for o in rank_options(LINEAR, BY_NAME, 1)} == {"channel_svd"}
+    assert {o.family for o in rank_options(LINEAR, FAMILIES, 1)} == {"channel_svd"}
     assert rank_options(LINEAR, ("tucker2",), 1) == ()
 
 
@@ -55,7 +55,9 @@ def test_products_per_filter_keep_the_alignment_of_the_outputs():
     ]
 
 
-@pytest.mark.parametrize("family", ["tucker2", "channel_svd", "spatial_svd", "tensor_train"])
+@pytest.mark.parametrize(
+    "family", ["tucker2", "channel_svd", "spatial_svd", "tensor_train", "sparse_plus_svd"]
+)
 @pytest.mark.parametrize("x", [0.25, 0.5, 0.75, 0.9])
 def test_at_removed_removes_at_least_as_much_and_hardly_more(family, x):
     low_rank, removed = at_removed(CONV, family, x)

@@ -14,6 +14,7 @@ from lissom.plan.merge import Merge
 from lissom.plan.plan import Plan
 from lissom.plan.quantize import Quantize
 from lissom.plan.separable import FilterCP, SpatialSVD, TensorTrain
+from lissom.plan.sparse_plus import SparsePlusSVD
 from lissom.report.report import LayerRow
 
 
@@ -107,8 +108,11 @@ def test_every_family_says_its_ranks() -> None:
         "spatial_svd 5": (SpatialSVD("0", 5), (None, 5)),
         "filter_cp 2": (FilterCP("0", 2), (None, 2)),
         "tensor_train 2/4/3": (TensorTrain("0", 2, 4, 3), (2, 3)),
+        "sparse_plus_svd 1/4": (SparsePlusSVD("0", 1, 4), (None, 4)),
     }
     for words, (decision, ranks) in shown.items():
         row = rows((decision,))["0"]
         assert row.decision == words
         assert (row.after.rank_in, row.after.rank_out) == ranks
+        channels = row.after.in_channels, row.after.out_channels
+        assert channels == (row.before.in_channels, row.before.out_channels)

@@ -16,6 +16,7 @@ from lissom.plan.merge import Merge
 from lissom.plan.plan import Plan, Source, decision_kinds, plan_signature
 from lissom.plan.quantize import Quantize
 from lissom.plan.separable import FilterCP, SpatialSVD, TensorTrain
+from lissom.plan.sparse_plus import SparsePlusSVD
 
 PLAN = Plan(
     (
@@ -25,6 +26,7 @@ PLAN = Plan(
         SpatialSVD("e", 4),
         FilterCP("f", 2),
         TensorTrain("g", 2, 5, 3),
+        SparsePlusSVD("h", 4, 3),
         FoldBatchNorm("b.last", "bn"),
         Quantize("b.last", 3, 17, channel_scales=True),
         Merge("c"),

@@ -10,6 +10,7 @@ from lissom.plan.predict import (
     channel_svd_cost,
     dense_cost,
     filter_cp_cost,
+    sparse_plus_svd_cost,
     spatial_svd_cost,
     tensor_train_cost,
     tucker2_cost,
@@ -22,12 +23,15 @@ def test_costs_by_hand() -> None:
     # first 2x4 at 49 positions, core 3x2x9 and last 6x3 at 16, bias 6.
     assert tucker2_cost(shape, 2, 3) == Cost(86, 8 * 49 + 72 * 16, 86 * 32)
     assert channel_svd_cost(shape, 2) == Cost(90, 84 * 16, 90 * 32)
+    # sparse 6x1x9, first 2x3x9, last 6x2, all at 16 positions; bias 6.
+    assert sparse_plus_svd_cost(shape, 1, 2) == Cost(126, 120 * 16, 126 * 32)
 
 
 def test_linear_layers_and_calls() -> None:
     shape = LayerShape.of(nn.Linear(5, 4, bias=False), (7, 5), (7, 4), calls=3)
     assert dense_cost(shape) == Cost(20, 20 * 7 * 3, 640)
     assert channel_svd_cost(shape, 2).macs == 18 * 7 * 3
+    assert sparse_plus_svd_cost(shape, 2, 1).macs == (4 * 2 + 3 + 4) * 7 * 3
 
 
 def test_groups_divide_the_weights() -> None:
