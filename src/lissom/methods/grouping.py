@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from statistics import fmean, median
 
+from lissom.methods.menu import FAMILIES
 from lissom.methods.units import Unit
+from lissom.plan.sparse_plus import SparsePlusSVD
 from lissom.search.curves import HarmCurve
 
 Curves = Mapping[str, HarmCurve]  # by family
 
-VARIANTS = ("hmc", "nahc", "ahc")
+SUM = "ahc_sum"
+VARIANTS = ("hmc", "nahc", "ahc", SUM)
 ALONE = ("prune_only", "decompose_only")  # to compare with
 RULES = ("tau", "three_means")
 GROUPS = ("measured", "random", "inverted")
@@ -26,8 +29,9 @@ class Rule:
     """How differences of sensitivity become labels.
 
     Attributes:
-        variant: ``hmc`` (all four groups), ``nahc`` (``both`` stays empty) or ``ahc`` (all in
-            ``both``); what only one family can do gets that one.
+        variant: ``hmc`` (all four groups), ``nahc`` (``both`` stays empty), ``ahc`` (all in
+            ``both``) or ``ahc_sum`` (all in ``decompose``); what only one family can do gets that
+            one.
         tau: Half width of ``both`` in nats of log harm; None: a quarter of the median |difference|.
         keep_above: A unit whose smaller mean harm per MAC exceeds this many times the median
             unit's is kept.
@@ -60,9 +64,14 @@ def restricted(units: Sequence[Unit], variant: str) -> tuple[Unit, ...]:
     """Give the units with what a variant may do to them; without it a unit is left out."""
     if variant == "prune_only":
         units = [replace(unit, layers=()) for unit in units]
-    if variant == "decompose_only":
+    if variant in ("decompose_only", SUM):
         units = [replace(unit, group=None) for unit in units]
     return tuple(unit for unit in units if unit.families)
+
+
+def decompositions(variant: str) -> tuple[str, ...]:
+    """Name the decompositions that a variant may offer; ``ahc_sum`` is one of them alone."""
+    return (SparsePlusSVD.kind,) if variant == SUM else FAMILIES
 
 
 def differences(

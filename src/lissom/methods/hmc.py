@@ -14,11 +14,10 @@ from torch import Tensor
 from lissom.errors import RecipeError
 from lissom.extension import COUNTS, ModelView, Proposal
 from lissom.methods.estimators import ESTIMATORS, compared, estimator_of
-from lissom.methods.grouping import ALONE, GROUPS, RULES, Rule, restricted
+from lissom.methods.grouping import ALONE, GROUPS, RULES, Rule, decompositions, restricted
 from lissom.methods.grouping import VARIANTS as VARIANTS
 from lissom.methods.hmc_evidence import evidence_of, layer_labels, unit_rows
 from lissom.methods.importance import cuts_of, importances
-from lissom.methods.menu import FAMILIES
 from lissom.methods.probes import Probing, Sensitivities
 from lissom.methods.solving import Solver
 from lissom.methods.space import menu_of
@@ -39,12 +38,13 @@ class HmcSettings:
 
     Attributes:
         variant: ``hmc`` (four groups), ``nahc`` (each unit pruned or decomposed, never both),
-            ``ahc`` (every unit pruned, and what remains decomposed), ``prune_only`` or
+            ``ahc`` (every unit pruned, and what remains decomposed), ``ahc_sum`` (no unit pruned,
+            every layer the sum of a sparse and a low-rank one), ``prune_only`` or
             ``decompose_only`` (one family alone, to compare with).
         criterion: Channel importance: ``reconstruction`` (second order), ``l1``, ``l2``,
             ``group_l2``, ``fpgm``, ``bn_scale`` or ``taylor``.
         families: Decompositions on offer: ``tucker2``, ``channel_svd``, ``spatial_svd``,
-            ``filter_cp``.
+            ``filter_cp``; for ``ahc_sum`` it is ``sparse_plus_svd`` alone. None: all of these.
         fractions: Removed fractions x at which sensitivity is measured: MACs removed anywhere /
             MACs of the unit's producers.
         images: Calibration images for the sensitivities.
@@ -74,7 +74,7 @@ class HmcSettings:
 
     variant: str = "hmc"
     criterion: str = "reconstruction"
-    families: tuple[str, ...] = FAMILIES
+    families: tuple[str, ...] | None = None
     fractions: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)
     images: int = 512
     estimator: str = "measured"
@@ -98,15 +98,21 @@ class HmcSettings:
                 raise RecipeError(
                     f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}"
                 )
-        unknown = set(self.families) - set(FAMILIES)
-        if unknown or not self.families:
+        known = decompositions(self.variant)
+        if not set(self.offered) <= set(known) or not self.offered:
             raise RecipeError(
-                f"families={list(self.families)}: expected some of {', '.join(FAMILIES)}"
+                f"families={list(self.offered)}: expected some of {', '.join(known)}, which are "
+                f"what variant {self.variant} offers; or drop families"
             )
         if not self.fractions or not all(0 < x < 1 for x in self.fractions):
             raise RecipeError(f"fractions={list(self.fractions)}: expected numbers in (0, 1)")
         self._check_numbers()
         self._check_grouping()
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """Name the decompositions on offer."""
+        return decompositions(self.variant) if self.families is None else self.families
 
     def _check_numbers(self) -> None:
         for name in ("images", "statistics_images", "rounds"):
@@ -164,7 +170,7 @@ class Hmc:
         # Which channels stay makes no difference to what they cost, so any cheap criterion will do.
         cuts = cuts_of(units, importances(units, view, "l2", {}), view.round_to)
         pricer = Pricer(view.model, view.graph)
-        menu = menu_of(units, cuts, pricer, self.settings.families, view.round_to)
+        menu = menu_of(units, cuts, pricer, self.settings.offered, view.round_to)
         return menu.smallest(self.settings.variant)
 
     def plan(self, view: ModelView, budget: Budget) -> Proposal:
@@ -193,7 +199,7 @@ class Hmc:
         scores = importances(units, view, settings.criterion, weights.covariances)
         pricer = Pricer(view.model, view.graph)
         cuts = cuts_of(units, scores, view.round_to)
-        menu = menu_of(units, cuts, pricer, settings.families, view.round_to)
+        menu = menu_of(units, cuts, pricer, settings.offered, view.round_to)
         sensitivities = self._sensitivities(view, scores, weights, pricer, processes)
         solver = Solver(menu, sensitivities, budget.limits(view.graph.cost), self._rule)
         measured = solution = solver.solve(settings.fractions, settings.rounds)
@@ -229,7 +235,7 @@ class Hmc:
     ) -> Sensitivities:
         settings = self.settings
         statistics = f"statistics_images={settings.statistics_images}"
-        probing = Probing(view, scores, settings.families, weights, pricer, statistics)
+        probing = Probing(view, scores, settings.offered, weights, pricer, statistics)
         name, images = settings.estimator, settings.images
         estimator = estimator_of(name, view, images, processes)
         others = compared(name, view, images, processes) if settings.compare else {}
