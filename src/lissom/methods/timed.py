@@ -1,0 +1,156 @@
+"""Search under a limit on latency: by the times of the layers, corrected by what networks take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from torch import nn
+
+from lissom.errors import BudgetError
+from lissom.extension import Clock, ModelView
+from lissom.plan.budget import Limit
+
+_ATTEMPTS = 4
+_CLOSE = 0.97  # of the limit: nearer than runs of the same network are to each other
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, slots=True)
+class Timed(Generic[C]):
+    """A candidate, and what its network takes.
+
+    Attributes:
+        candidate: What was found.
+        layers_ms: Sum over its weight layers, as priced.
+        predicted_ms: Of the network, before it was built.
+        measured_ms: Of the network, run in turn with the original.
+        limit_ms: What was asked, by the original's time of that run.
+    """
+
+    candidate: C
+    layers_ms: float
+    predicted_ms: float
+    measured_ms: float
+    limit_ms: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the limit holds as measured."""
+        return self.measured_ms <= self.limit_ms
+
+    def to_dict(self) -> dict[str, float]:
+        """Give the figures, JSON-ready."""
+        return {
+            "layers_ms": self.layers_ms,
+            "predicted_ms": self.predicted_ms,
+            "measured_ms": self.measured_ms,
+            "limit_ms": self.limit_ms,
+            "prediction_error": self.predicted_ms / self.measured_ms - 1,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TimedSearch(Generic[C]):
+    """Finds what keeps a limit on latency, as measured.
+
+    Beside its weight layers a network takes time for what no decision changes: that is the
+    difference between the network that is there and the sum of its layers. What it comes to in the
+    new network is measured, and the search repeated with that: the limit is approached from both
+    sides.
+
+    Attributes:
+        clock: Runs the networks.
+        original: What fractions of the limit refer to.
+        model: The network that is changed.
+        layers_ms: Sum of the times of its weight layers.
+        limit: What is asked.
+    """
+
+    clock: Clock
+    original: nn.Module
+    model: nn.Module
+    layers_ms: float
+    limit: Limit
+
+    @classmethod
+    def of(cls, view: ModelView, limit: Limit, nanoseconds: int) -> TimedSearch[C]:
+        """Prepare the search for a view.
+
+        Args:
+            view: Has a clock.
+            limit: What is asked.
+            nanoseconds: Sum of the times of its weight layers.
+
+        Raises:
+            BudgetError: There is no clock.
+        """
+        if view.clock is None:
+            raise BudgetError(
+                f"budget: latency={limit.text}: nothing can be timed here; run through compress(), "
+                "or give the ModelView a clock"
+            )
+        original = view.model if view.original is None else view.original
+        return cls(view.clock, original, view.model, nanoseconds / 1e6, limit)
+
+    def run(
+        self,
+        solve: Callable[[int], C],
+        layers: Callable[[C], int],
+        build: Callable[[C], nn.Module],
+    ) -> tuple[C, dict[str, Any]]:
+        """Search, build, run, and search again with what was learned.
+
+        Args:
+            solve: Finds the best candidate whose weight layers take at most so many nanoseconds.
+            layers: Gives the nanoseconds of a candidate's weight layers.
+            build: Builds a candidate's network.
+
+        Returns:
+            The mildest candidate that keeps the limit, and what was measured, JSON-ready.
+
+        Raises:
+            BudgetError: No candidate keeps the limit.
+        """
+        start = self.clock.milliseconds({"original": self.original, "network": self.model})
+        rest = start["network"] - self.layers_ms
+        aim = self.limit.resolve(start["original"])
+        tried: list[Timed[C]] = []
+        for _ in range(_ATTEMPTS):
+            candidate = solve(max(int((aim - rest) * 1e6), 1))
+            layers_ms = layers(candidate) / 1e6
+            taken = self.clock.milliseconds({"original": self.original, "new": build(candidate)})
+            allowed = self.limit.resolve(taken["original"])
+            tried.append(Timed(candidate, layers_ms, layers_ms + rest, taken["new"], allowed))
+            if _settled(tried):
+                break
+            aim, rest = allowed, taken["new"] - layers_ms
+        return self._best(tried, start)
+
+    def _best(self, tried: list[Timed[C]], start: Any) -> tuple[C, dict[str, Any]]:
+        kept = [one for one in tried if one.met]
+        if not kept:
+            best = min(tried, key=lambda one: one.measured_ms / one.limit_ms)
+            raise BudgetError(
+                f"budget: latency={self.limit.text} is {best.limit_ms:.3g} ms; the fastest network "
+                f"of {len(tried)} that were built takes {best.measured_ms:.3g} ms (the original "
+                f"{start['original']:.3g}). Allow more, or ignore fewer layers; if other work runs "
+                "on this machine, stop it first"
+            )
+        best = max(kept, key=lambda one: one.layers_ms)
+        facts = {
+            "original_ms": start["original"],
+            "limit": self.limit.text,
+            "attempts": [one.to_dict() for one in tried],
+            "chosen": tried.index(best),
+        }
+        return best.candidate, facts
+
+
+def _settled(tried: list[Timed[C]]) -> bool:
+    """Whether the limit is kept and used up, or the last search found what it had found before."""
+    last = tried[-1]
+    used = last.met and last.measured_ms >= _CLOSE * last.limit_ms
+    return used or any(one.layers_ms == last.layers_ms for one in tried[:-1])

@@ -1,0 +1,136 @@
+"""Searching under a limit on latency."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from lissom.errors import BudgetError
+from lissom.methods.timed import TimedSearch
+from lissom.plan.budget import Budget
+
+
+class Network(nn.Module):
+    """Stands for a network whose weight layers take so many microseconds."""
+
+    def __init__(self, layers_us):
+        super().__init__()
+        self.layers_us = layers_us
+
+
+class FakeClock:
+    """Times networks by a rule of their own, which the search has to find out."""
+
+    def __init__(self, rest_us, factor=1.0, drift=()):
+        self.rest_us, self.factor, self.drift = rest_us, factor, list(drift)
+        self.runs = 0
+
+    def milliseconds(self, networks):
+        pace = self.drift.pop(0) if self.drift else 1.0
+        self.runs += 1
+        return {
+            name: pace * (self.rest_us + self.factor * one.layers_us) / 1e3
+            for name, one in networks.items()
+        }
+
+
+def search(clock, text="latency=0.5", original_us=1000):
+    limit = Budget.parse(text).latency
+    network = Network(original_us)
+    return TimedSearch(clock, network, network, original_us / 1e3, limit)
+
+
+def run(found, sizes=range(10, 1001, 10)):
+    def solve(nanoseconds):
+        fitting = [size for size in sizes if size * 1000 <= nanoseconds]
+        if not fitting:
+            raise BudgetError("nothing on the menu")
+        return max(fitting)
+
+    return found.run(solve, lambda size: size * 1000, Network)
+
+
+def test_what_no_decision_changes_is_left_out_of_the_limit():
+    clock = FakeClock(rest_us=200)
+    size, facts = run(search(clock))
+    assert size == 400  # half of 1200 us, less 200
+    assert len(facts["attempts"]) == 1
+    assert facts["attempts"][0]["prediction_error"] == pytest.approx(0)
+    assert clock.runs == 2
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.3])
+def test_wrong_predictions_are_corrected_from_either_side(factor):
+    clock = FakeClock(rest_us=100, factor=factor)
+    size, facts = run(search(clock))
+    limit = (100 + factor * 1000) / 2
+    assert 0.95 * limit <= 100 + factor * size <= limit
+    assert abs(facts["attempts"][0]["prediction_error"]) > 0.04
+    assert abs(facts["attempts"][facts["chosen"]]["prediction_error"]) < 0.04
+
+
+def test_a_machine_that_slows_down_slows_the_limit_too():
+    clock = FakeClock(rest_us=0, drift=[1.0, 1.5])
+    size, facts = run(search(clock))
+    assert size == 500
+    assert facts["attempts"][0]["limit_ms"] == pytest.approx(0.75)
+
+
+def test_an_absolute_limit_is_taken_as_it_is():
+    size, _ = run(search(FakeClock(rest_us=100), "latency=300us"))
+    assert size == 200
+
+
+def test_the_mildest_of_what_keeps_the_limit_is_taken():
+    clock = FakeClock(rest_us=0, drift=[1.0, 1.0, 1.0])
+    sizes = [100, 450, 520]
+    size, _ = run(search(clock), sizes)
+    assert size == 450
+
+
+def test_a_limit_that_nothing_keeps_names_what_was_reached():
+    class Stuck(FakeClock):
+        def milliseconds(self, networks):
+            return dict.fromkeys(networks, 2.0)
+
+    with pytest.raises(BudgetError, match=r"latency=0\.5 is 1 ms; the fastest network.*2 ms"):
+        run(search(Stuck(0), original_us=1800))
+
+
+def test_without_a_clock_there_is_nothing_to_search_by(view):
+    with pytest.raises(BudgetError, match="nothing can be timed here"):
+        TimedSearch.of(view, Budget.parse("latency=0.5").latency, 1)
+
+
+@pytest.fixture
+def view():
+    from lissom.extension import ModelView
+    from lissom.graph.capture import capture
+    from lissom.task import Classification, Data
+
+    model = nn.Sequential(nn.Linear(4, 4)).eval()
+    inputs = (torch.zeros(1, 4),)
+    batches = [(torch.zeros(2, 4), torch.zeros(2, dtype=torch.long))]
+    data = Data(train=batches, calibration=batches, held_out=batches, test=batches)
+    return ModelView(
+        model=model,
+        graph=capture(model, inputs),
+        example_inputs=inputs,
+        task=Classification(),
+        data=data,
+    )
+
+
+def test_fractions_refer_to_the_original_of_the_run(view):
+    class Clock(FakeClock):
+        def milliseconds(self, networks):
+            return {name: 8.0 if one is original else 4.0 for name, one in networks.items()}
+
+    original = nn.Sequential(nn.Linear(4, 9))
+    limit = Budget.parse("latency=0.5").latency
+    made = TimedSearch.of(replace(view, clock=Clock(0), original=original), limit, 1_000_000)
+    candidate, facts = made.run(lambda _limit: 7, lambda _one: 1_000_000, lambda _one: view.model)
+    assert candidate == 7
+    assert facts["attempts"][0]["limit_ms"] == pytest.approx(4.0)
+    assert facts["attempts"][0]["predicted_ms"] == pytest.approx(4.0)
