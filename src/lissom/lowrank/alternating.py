@@ -15,7 +15,7 @@ from lissom.lowrank.metric import Metric
 _SWEEPS = 20
 _SETTLED = 1e-9  # relative gain of a sweep below which the alternation has converged
 STEPS = 5  # of conjugate gradients in each solve; the alternation solves again
-_SOLVED = 1e-16  # share of the energy below which a least-squares problem counts as solved
+_SOLVED = 1e-16  # share of the slope at zero below which a least-squares problem counts as solved
 
 
 def input_directions(dense: Tensor, rank_out: int, rank_in: int, metric: Metric) -> Tensor:
@@ -30,10 +30,10 @@ def input_directions(dense: Tensor, rank_out: int, rank_in: int, metric: Metric)
     Returns:
         Orthonormal input directions (S, rank_in).
     """
-    outer, inner = metric.separated()
-    root, inverse_root = square_roots(outer)
-    inner_root, _ = square_roots(inner)
-    white = torch.einsum("tsk,sr,kl->trl", dense, root, inner_root)
+    (_, inverse_root), _ = metric.roots()
+    white = whitened(dense, metric)
+    if rank_out == dense.shape[0]:  # nothing to alternate with
+        return torch.linalg.qr(inverse_root @ leading(mode_gram(white, 1), rank_in)).Q
     outputs = leading(mode_gram(white, 0), rank_out)
     inputs, captured = outputs, 0.0
     for _ in range(_SWEEPS):
@@ -63,20 +63,19 @@ def reduced_rank_regression(
         rank_out: Rank of the output mode.
         metric: C.
     """
-    basis = metric.basis(inputs)  # (N, n)
-    cross = metric.matrix @ basis
-    factor = torch.linalg.cholesky(basis.T @ cross)
+    cross, gram = metric.onto(inputs)  # (N, n), (n, n)
+    factor = torch.linalg.cholesky(gram)
     target = (metric.rows(dense) @ cross).flatten(0, 1)  # (T J, n)
     white = torch.linalg.solve_triangular(factor, target.T, upper=False).T
     seen = white.reshape(dense.shape[0], -1)
     outputs = leading(seen @ seen.T, rank_out)
     solved = torch.linalg.solve_triangular(factor.T, white.T, upper=True).T
-    shaped = solved.reshape(dense.shape[0], -1, basis.shape[1])  # (T, J, n)
+    shaped = solved.reshape(dense.shape[0], -1, cross.shape[1])  # (T, J, n)
     core = torch.einsum("ta,tjn->ajn", outputs, shaped)
     return outputs, metric.unrows(core)
 
 
-def fit_inputs(inputs: Tensor, core: Tensor, target: Tensor, metric: Metric) -> Tensor:
+def fit_inputs(inputs: Tensor, core: Tensor, pulled: Tensor, metric: Metric) -> Tensor:
     """Improve V (S, rank_in) in min E||(target - core x V^T) x||^2 for fixed core and target.
 
     Preconditioned by the solution under the nearest Kronecker product to C.
@@ -84,15 +83,14 @@ def fit_inputs(inputs: Tensor, core: Tensor, target: Tensor, metric: Metric) -> 
     Args:
         inputs: V to start from; the error never rises.
         core: (A, rank_in, K).
-        target: (A, S, K).
+        pulled: target C, (A, S, K).
         metric: C.
     """
-    outer, inner = metric.separated()
-    left = torch.linalg.inv(outer)
+    inner, left = metric.separated()[1], metric.outer_inverse
     right = torch.linalg.pinv(torch.einsum("abk,kl,acl->bc", core, inner, core), hermitian=True)
     return conjugate_gradients(
         inputs,
-        target,
+        pulled,
         metric,
         lambda factor: torch.einsum("abk,sb->ask", core, factor),
         lambda rows: torch.einsum("ask,abk->sb", rows, core),
@@ -102,7 +100,7 @@ def fit_inputs(inputs: Tensor, core: Tensor, target: Tensor, metric: Metric) -> 
 
 def conjugate_gradients(
     start: Tensor,
-    target: Tensor,
+    pulled: Tensor,
     metric: Metric,
     expand: Callable[[Tensor], Tensor],
     project: Callable[[Tensor], Tensor],
@@ -112,7 +110,7 @@ def conjugate_gradients(
 
     Args:
         start: x to start from.
-        target: Weight to approximate (A, S, K).
+        pulled: target C, for the weight to approximate (A, S, K).
         metric: C, over patches.
         expand: The linear map from the factor to a weight (A, S, K).
         project: Its transpose.
@@ -122,17 +120,18 @@ def conjugate_gradients(
         Hestenes and Stiefel, J. Res. Nat. Bur. Stand. 49, 1952.
     """
 
-    def gradient(rows: Tensor) -> Tensor:
-        return project((rows.flatten(1) @ metric.matrix).reshape(rows.shape))
+    def curved_by(factor: Tensor) -> Tensor:
+        return project(metric.pulled(expand(factor)))
 
-    factor, residual = start, gradient(target - expand(start))
+    wanted = project(pulled)
+    solved = _SOLVED * float((wanted * precondition(wanted)).sum())
+    factor, residual = start, wanted - curved_by(start)
     direction = step = precondition(residual)
     slope = float((residual * step).sum())
-    solved = _SOLVED * float((target.flatten(1) @ metric.matrix * target.flatten(1)).sum())
     for _ in range(STEPS):
         if slope <= solved:
             break
-        curved = gradient(expand(direction))
+        curved = curved_by(direction)
         length = slope / float((direction * curved).sum())
         factor = factor + length * direction
         residual = residual - length * curved
@@ -153,17 +152,10 @@ def whitened(dense: Tensor, metric: Metric) -> Tensor:
 
     The metric's nearest Kronecker product is what is taken in; exact for a channel-level one.
     """
-    roots = [square_roots(part)[0] for part in metric.separated()]
-    return torch.einsum("tsk,sr,kl->trl", dense, *roots)
+    (outer, _), (inner, _) = metric.roots()
+    return torch.einsum("tsk,sr,kl->trl", dense, outer, inner)
 
 
 def leading(symmetric: Tensor, count: int) -> Tensor:
     """Give the eigenvectors of the ``count`` largest eigenvalues, largest first, as columns."""
     return torch.linalg.eigh(symmetric).eigenvectors.flip(1)[:, :count].contiguous()
-
-
-def square_roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the square root of a positive definite matrix, and the inverse of the root."""
-    values, vectors = torch.linalg.eigh(matrix)
-    roots = values.clamp_min(values[-1] * 1e-12).sqrt()
-    return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T

@@ -143,7 +143,7 @@ def spatial_svd(
     outputs, channels, height, width = weight.shape
     check_rank("rank", rank, min(channels * height, outputs * width))
     dense = double(weight)
-    metric = over_columns(metric_for(dense.flatten(2), covariance), height)
+    metric = metric_for(dense.flatten(2), covariance).over_columns(height)
     last, core, inputs = _two_modes(
         dense.reshape(outputs, channels * height, width), outputs, rank, metric
     )
@@ -186,9 +186,7 @@ def tensor_train(
     # Orthonormal columns: both factors' rows are.
     seen = torch.einsum("bs,mbi->sim", first, vertical).flatten(0, 1)  # (S kH, rank_middle)
     columns = dense.reshape(weight.shape[0], seen.shape[0], -1)
-    last, horizontal = reduced_rank_regression(
-        columns, seen, rank_out, over_columns(metric, height)
-    )
+    last, horizontal = reduced_rank_regression(columns, seen, rank_out, metric.over_columns(height))
     return (
         like(weight, last),
         like(weight, horizontal),
@@ -207,28 +205,16 @@ def compose_svd(last: Tensor, first: Tensor) -> Tensor:
     return torch.tensordot(last, first, dims=1)
 
 
-def over_columns(metric: Metric, height: int) -> Metric:
-    """Give the same metric for a weight (T, S kH, kW), whose channels are the pairs (s, i).
-
-    Args:
-        metric: For a weight (T, S, kH kW).
-        height: kH.
-    """
-    matrix, channels, width = metric.matrix, metric.channels * height, metric.positions // height
-    if not metric.is_patch_level:
-        matrix = torch.kron(matrix, torch.eye(height, dtype=matrix.dtype))
-    return Metric(matrix, channels, width)
-
-
 def _two_modes(
     dense: Tensor, rank_out: int, rank_in: int, metric: Metric
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give outputs (T, rank_out), core (rank_out, rank_in, K) and inputs (S, rank_in)."""
     inputs = input_directions(dense, rank_out, rank_in, metric)
     if metric.is_patch_level and rank_in < dense.shape[1]:
+        pulled = metric.pulled(dense)
         for _ in range(_ROUNDS):
             outputs, core = reduced_rank_regression(dense, inputs, rank_out, metric)
-            target = torch.einsum("tsk,ta->ask", dense, outputs)
+            target = torch.einsum("tsk,ta->ask", pulled, outputs)
             inputs = torch.linalg.qr(fit_inputs(inputs, core, target, metric)).Q
     outputs, core = reduced_rank_regression(dense, inputs, rank_out, metric)
     return outputs, core, inputs

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lissom.lowrank.alternating import conjugate_gradients, square_roots
+from lissom.lowrank.alternating import conjugate_gradients
 from lissom.lowrank.factorize import check_rank, double, like
-from lissom.lowrank.metric import Metric, metric_for
+from lissom.lowrank.metric import Metric, metric_for, square_roots
 
 _SWEEPS = 60
 # Under C. On five layers of ResNet-20 the first two rounds take off 1 to 60 % of the error that
@@ -19,7 +19,8 @@ _SWEEPS = 60
 _ROUNDS, _TURNS = 3, 2
 _SETTLED = 1e-5  # relative gain of a sweep below which the alternation has converged
 _RCOND = 1e-10  # directions of the normal equations below this share are null
-_PRODUCTS = ("tnhw,thr,twr->tnr", "tnhw,tnr,twr->thr", "tnhw,tnr,thr->twr")
+_SAFE = 1e-3  # ratio of Cholesky's pivots above which none is near to that
+_AT_ONCE = 1 << 21  # numbers in the products that are looked at together
 
 Factors = tuple[Tensor, Tensor, Tensor]
 
@@ -91,10 +92,10 @@ def _whitened_fit(dense: Tensor, rank: int, metric: Metric) -> Factors:
     factors = _channel_fit(dense, rank, torch.eye(channels, dtype=dense.dtype))
     if rank == full_rank(channels, *sizes):
         return factors
-    target = dense.flatten(2)
+    pulled = metric.pulled(dense.flatten(2))
     for _ in range(_ROUNDS):
-        factors = _fit_kernels(_fit_inputs(factors, target, metric), target, metric)
-    return _fit_inputs(factors, target, metric)
+        factors = _fit_kernels(_fit_inputs(factors, pulled, metric), pulled, metric)
+    return _fit_inputs(factors, pulled, metric)
 
 
 def _alternate(tensor: Tensor, rank: int) -> Factors:
@@ -102,11 +103,12 @@ def _alternate(tensor: Tensor, rank: int) -> Factors:
     if rank == full_rank(*tensor.shape[1:]):
         return _exact(tensor)
     factors = _start(tensor, rank)
+    unfolded = [tensor.movedim(mode + 1, 1).flatten(2) for mode in range(3)]
     captured = 0.0
     for _ in range(_SWEEPS):
         energy = 0.0
         for mode in range(3):
-            factors[mode], energy = _solve(tensor, factors, mode)
+            factors[mode], energy = _solve(unfolded[mode], factors, mode)
         if energy - captured <= _SETTLED * energy:
             break
         captured = energy
@@ -143,26 +145,37 @@ def _exact(tensor: Tensor) -> Factors:
     return factors[0], factors[1], factors[2]
 
 
-def _solve(tensor: Tensor, factors: list[Tensor], mode: int) -> tuple[Tensor, float]:
+def _solve(unfolded: Tensor, factors: list[Tensor], mode: int) -> tuple[Tensor, float]:
     """Give the best factor of one mode for the others, and the energy that is captured then."""
     one, two = (factors[other] for other in range(3) if other != mode)
     normal = (one.transpose(1, 2) @ one) * (two.transpose(1, 2) @ two)
-    seen = torch.einsum(_PRODUCTS[mode], tensor, one, two)
-    solved = seen @ torch.linalg.pinv(normal, rtol=_RCOND, hermitian=True)
+    seen = unfolded @ (one[:, :, None] * two[:, None]).flatten(1, 2)
+    solved = _divided(seen, normal)
     return solved, float((solved * seen).sum())
 
 
-def _fit_inputs(factors: Factors, target: Tensor, metric: Metric) -> Factors:
+def _divided(seen: Tensor, normal: Tensor) -> Tensor:
+    """Give X (T, n, R) in X normal = seen for symmetric normal matrices (T, R, R).
+
+    By Cholesky where that is safe for all; else directions that are null get nothing.
+    """
+    root, failed = torch.linalg.cholesky_ex(normal)
+    pivots = root.diagonal(dim1=1, dim2=2)
+    if not bool(failed.any()) and bool((pivots.amin(1) > _SAFE * pivots.amax(1)).all()):
+        return torch.cholesky_solve(seen.transpose(1, 2), root).transpose(1, 2)
+    return seen @ torch.linalg.pinv(normal, rtol=_RCOND, hermitian=True)
+
+
+def _fit_inputs(factors: Factors, pulled: Tensor, metric: Metric) -> Factors:
     """Improve the input factor under C for given kernels."""
     first, core, last = factors
-    outer, inner = metric.separated()
+    inner, left = metric.separated()[1], metric.outer_inverse
     kernels = torch.einsum("tir,tjr->tijr", core, last).flatten(1, 2)  # (T, K, R)
-    left = torch.linalg.inv(outer)
     normal = torch.einsum("tkr,kl,tlq->trq", kernels, inner, kernels)
     right = torch.linalg.pinv(normal, rtol=_RCOND, hermitian=True)
     first = conjugate_gradients(
         first,
-        target,
+        pulled,
         metric,
         lambda factor: factor @ kernels.transpose(1, 2),
         lambda rows: rows @ kernels,
@@ -171,20 +184,20 @@ def _fit_inputs(factors: Factors, target: Tensor, metric: Metric) -> Factors:
     return first, core, last
 
 
-def _fit_kernels(factors: Factors, target: Tensor, metric: Metric) -> Factors:
+def _fit_kernels(factors: Factors, pulled: Tensor, metric: Metric) -> Factors:
     """Solve for columns and rows in turn, under C for given inputs."""
     first, core, last = factors
     count, _, rank = first.shape
     sizes = rank, core.shape[1], last.shape[1]
     channels, places = metric.channels, metric.positions
-    matrix = metric.matrix.reshape(channels, -1)  # (S, K S K)
-    seen = (target.flatten(1) @ metric.matrix).reshape(target.shape)
-    seen = (first.transpose(1, 2) @ seen).reshape(count, *sizes)
-    normal = first.new_empty(count, rank * places, rank * places)
-    for index, inputs in enumerate(first):  # one at a time: half is R K times as large as C's row
-        half = (inputs.T @ matrix).reshape(-1, channels, places)  # (R K, S, K)
-        normal[index] = torch.einsum("msk,sq->mqk", half, inputs).flatten(1)
-    normal = normal.reshape(count, *sizes, *sizes)
+    matrix = metric.matrix.reshape(channels, places, channels, places).transpose(2, 3)
+    matrix = matrix.reshape(channels, -1)  # (S, K K S)
+    seen = (first.transpose(1, 2) @ pulled).reshape(count, *sizes)
+    parts = []
+    for inputs in torch.split(first, max(1, _AT_ONCE // (rank * matrix.shape[1]))):
+        half = (inputs.transpose(1, 2).flatten(0, 1) @ matrix).reshape(len(inputs), -1, channels)
+        parts.append((half @ inputs).reshape(-1, rank, places, places, rank).transpose(3, 4))
+    normal = torch.cat(parts).reshape(count, *sizes, *sizes)
     for _ in range(_TURNS):
         system = torch.einsum("trijquv,tjr,tvq->triqu", normal, last, last)
         core = _solved(system, torch.einsum("trij,tjr->tri", seen, last))
@@ -196,8 +209,8 @@ def _fit_kernels(factors: Factors, target: Tensor, metric: Metric) -> Factors:
 def _solved(system: Tensor, seen: Tensor) -> Tensor:
     """Solve (T, R, n, R, n) x = (T, R, n); give x as (T, n, R)."""
     count, rank, size = seen.shape
-    inverse = torch.linalg.pinv(system.reshape(count, rank * size, -1), rtol=_RCOND, hermitian=True)
-    return (inverse @ seen.reshape(count, -1, 1)).reshape(count, rank, size).transpose(1, 2)
+    solved = _divided(seen.reshape(count, 1, -1), system.reshape(count, rank * size, -1))
+    return solved.reshape(count, rank, size).transpose(1, 2)
 
 
 def _balanced(factors: Factors) -> Factors:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 
@@ -47,3 +49,55 @@ def test_damping_grows_where_rounding_asks_for_it() -> None:
     assert float(torch.linalg.eigvalsh(damped(matrix)).min()) > 0
     with pytest.raises(ValueError, match="a covariance is square"):
         damped(torch.zeros(2, 3))
+
+
+def test_asked_again_the_metric_is_the_same_until_the_covariance_changes() -> None:
+    weight, covariance = torch.zeros(1, 3, 2), torch.eye(6)
+    first = metric_for(weight, covariance)
+    assert metric_for(weight, covariance) is first
+    assert metric_for(weight, covariance, ridge=0.1) is not first
+    assert metric_for(torch.zeros(1, 6, 1), covariance).channels == 6
+    assert metric_for(weight, torch.eye(6)) is not first
+    covariance *= 3
+    assert float(metric_for(weight, covariance).matrix[0, 0]) == pytest.approx(3 * (1 + RIDGE))
+
+
+def test_of_a_covariance_that_is_gone_nothing_is_kept() -> None:
+    covariance = torch.eye(6)
+    kept = weakref.ref(metric_for(torch.zeros(1, 3, 2), covariance))
+    assert kept() is not None
+    del covariance
+    assert kept() is None
+
+
+def test_inference_tensors_are_not_remembered() -> None:
+    with torch.inference_mode():
+        covariance = torch.eye(6)
+        first = metric_for(torch.zeros(1, 3, 2), covariance)
+        covariance *= 2
+        second = metric_for(torch.zeros(1, 3, 2), covariance)
+    assert float(second.matrix[0, 0]) == pytest.approx(2 * float(first.matrix[0, 0]))
+
+
+@pytest.mark.parametrize("size", [15, 3])
+def test_products_with_a_basis_are_those_that_it_gives_when_built(size: int) -> None:
+    root = torch.randn(size, 40, dtype=torch.float64)
+    metric = metric_for(torch.zeros(1, 3, 5), root @ root.T)
+    channels = torch.randn(3, 2, dtype=torch.float64)
+    cross, gram = metric.onto(channels)
+    basis = metric.basis(channels)
+    torch.testing.assert_close(cross, metric.matrix @ basis)
+    torch.testing.assert_close(gram, basis.T @ metric.matrix @ basis)
+
+
+@pytest.mark.parametrize("size", [30, 3])
+def test_over_columns_the_metric_measures_the_same(size: int) -> None:
+    root = torch.randn(size, 40, dtype=torch.float64)
+    metric = metric_for(torch.zeros(1, 3, 10), root @ root.T)
+    tall = metric.over_columns(5)
+    weight = torch.randn(4, 3, 10, dtype=torch.float64)
+    columns = weight.reshape(4, 15, 2)
+    energy = (metric.pulled(weight) * weight).sum()
+    torch.testing.assert_close((tall.pulled(columns) * columns).sum(), energy)
+    assert (tall.channels, tall.positions) == (15, 2)
+    assert metric.over_columns(5) is tall
