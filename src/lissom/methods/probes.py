@@ -6,15 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lissom.extension import ModelView
 from lissom.methods.importance import kept_at
 from lissom.methods.menu import RankOption, at_removed, resolve
 from lissom.methods.units import Unit
 from lissom.methods.weights import WeightMath
-from lissom.plan.build import apply_values, build
-from lissom.plan.plan import Plan
 from lissom.pruning.cut import admissible_counts
 from lissom.search.curves import HarmCurve
 from lissom.search.price import Configuration, Pricer
@@ -247,18 +245,12 @@ class Probing:
         if group.exact and overrides:
             return Candidate(unit.name, "prune", removed, overrides, recipe=self._recipe(kept))
         configuration = Configuration({group.name: kept})
-        rebuild = partial(self._built, configuration)
+        rebuild = partial(self.weights.built, configuration)
         return Candidate(unit.name, "prune", removed, overrides, rebuild, self._recipe(kept))
 
     def _recipe(self, what: object) -> str:
         weights = self.weights
         return f"{what} whiten={weights.whiten} rebuild={weights.rebuild} {self.statistics}"
-
-    def _built(self, configuration: Configuration) -> nn.Module:
-        decisions, values = self.weights.realise(configuration)
-        model = build(self.view.model, Plan(decisions))
-        apply_values(model, {**model.state_dict(), **values})
-        return model.eval()
 
     def _rank_probe(self, unit: Unit, layer: str, x: float) -> Probe | None:
         """Decompose one layer at a removed fraction, in the family that errs least."""

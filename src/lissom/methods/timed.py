@@ -112,14 +112,19 @@ class TimedSearch(Generic[C]):
             The mildest candidate that keeps the limit, and what was measured, JSON-ready.
 
         Raises:
-            BudgetError: No candidate keeps the limit.
+            BudgetError: ``solve`` finds nothing at first, or no candidate keeps the limit.
         """
         start = self.clock.milliseconds({"original": self.original, "network": self.model})
         rest = start["network"] - self.layers_ms
         aim = self.limit.resolve(start["original"])
         tried: list[Timed[C]] = []
         for _ in range(_ATTEMPTS):
-            candidate = solve(max(int((aim - rest) * 1e6), 1))
+            try:
+                candidate = solve(max(int((aim - rest) * 1e6), 1))
+            except BudgetError:
+                if not tried:
+                    raise
+                break
             layers_ms = layers(candidate) / 1e6
             taken = self.clock.milliseconds({"original": self.original, "new": build(candidate)})
             allowed = self.limit.resolve(taken["original"])

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from lissom.graph.cut import keep_channels
 from lissom.graph.layers import ChannelGroup, Member, ModelGraph, Role
 from lissom.lowrank.families import family_named
+from lissom.plan.build import apply_values, build
 from lissom.plan.decision import Decision
+from lissom.plan.plan import Plan
 from lissom.pruning.reconstruct import output_error, reconstruct
 from lissom.search.price import Configuration, LowRank
 
@@ -128,6 +130,13 @@ class WeightMath:
                 values[f"{layer}.last.bias"] = _select(bias.detach(), 0, outputs.get(name))
             decisions.append(family_named(low_rank.family).decision(layer, low_rank.ranks))
         return tuple(decisions), values
+
+    def built(self, configuration: Configuration) -> nn.Module:
+        """Give the network that a configuration leads to, in eval mode; untouched values stay."""
+        decisions, values = self.realise(configuration)
+        model = build(self.model, Plan(decisions))
+        apply_values(model, {**model.state_dict(), **values})
+        return model.eval()
 
     def _sliced(self, kept: Kept) -> dict[str, Tensor]:
         """Give the rebuilt consumer weights in the shapes that they have after the cuts."""

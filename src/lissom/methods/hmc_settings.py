@@ -1,0 +1,127 @@
+"""Free choices of HMC."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lissom.errors import RecipeError
+from lissom.methods.estimators import ESTIMATORS
+from lissom.methods.grouping import ALONE, GROUPS, RULES, VARIANTS, decompositions
+from lissom.pruning.cut import Criterion
+
+
+@dataclass(frozen=True, slots=True)
+class HmcSettings:
+    """Free choices of the method.
+
+    Attributes:
+        variant: ``hmc`` (four groups), ``nahc`` (each unit pruned or decomposed, never both),
+            ``ahc`` (every unit pruned, and what remains decomposed), ``ahc_sum`` (no unit pruned,
+            every layer the sum of a sparse and a low-rank one), ``prune_only`` or
+            ``decompose_only`` (one family alone, to compare with).
+        criterion: Channel importance: ``reconstruction`` (second order), ``l1``, ``l2``,
+            ``group_l2``, ``fpgm``, ``bn_scale`` or ``taylor``.
+        families: Decompositions on offer: ``tucker2``, ``channel_svd``, ``spatial_svd``,
+            ``filter_cp``; for ``ahc_sum`` it is ``sparse_plus_svd`` alone. None: all of these.
+        fractions: Removed fractions x at which sensitivity is measured: MACs removed anywhere /
+            MACs of the unit's producers.
+        images: Calibration images for the sensitivities.
+        estimator: ``measured``; ``second_order`` (from the curvature of each layer, without
+            forward passes for each candidate) or, as an ablation, ``first_order`` (from the mean
+            gradient of the loss; needs targets).
+        compare: Report the rank correlation of the measured sensitivities with the second-order
+            ones, where the task's distance is the KL divergence.
+        statistics_images: Calibration images for the input covariances.
+        rule: Borders of the group ``both``: ``tau``, or ``three_means`` (between the clusters of
+            the differences).
+        tau: Half width of the group ``both`` in nats of log harm; -1: a quarter of the median
+            difference.
+        standard_errors: A difference of at most so many of its own standard errors is noise: the
+            unit goes to ``both`` whatever the borders. 0: noise is not looked at.
+        groups: ``measured``; or a control that deals out the labels which were found anew, as many
+            of each: ``random``, or ``inverted`` (prune and decompose change places).
+        groups_seed: For ``random``; -1: the run's seed.
+        keep_above: Units that harm more per MAC than this many times the median unit are kept
+            whole whatever the budget; infinite: the search alone decides what stays whole.
+        rounds: How often the groups are formed: first at ``fractions``, then again at the removed
+            fractions that were solved for.
+        whiten: Factorize against the input covariance (least output error) rather than the weight.
+        rebuild: Rebuild what remains of a consumer's weight after its inputs are cut, in closed
+            form.
+    """
+
+    variant: str = "hmc"
+    criterion: str = "reconstruction"
+    families: tuple[str, ...] | None = None
+    fractions: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)
+    images: int = 512
+    estimator: str = "measured"
+    compare: bool = True
+    statistics_images: int = 2048
+    rule: str = "tau"
+    tau: float = -1.0
+    standard_errors: float = 1.0
+    groups: str = "measured"
+    groups_seed: int = -1
+    keep_above: float = math.inf
+    rounds: int = 2
+    whiten: bool = True
+    rebuild: bool = True
+
+    def __post_init__(self) -> None:
+        choices = {"variant": (*VARIANTS, *ALONE), "rule": RULES, "groups": GROUPS}
+        choices["estimator"] = ESTIMATORS
+        for name, known in {**choices, "criterion": tuple(Criterion)}.items():
+            if getattr(self, name) not in known:
+                raise RecipeError(
+                    f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}"
+                )
+        known = decompositions(self.variant)
+        if not set(self.offered) <= set(known) or not self.offered:
+            raise RecipeError(
+                f"families={list(self.offered)}: expected some of {', '.join(known)}, which are "
+                f"what variant {self.variant} offers; or drop families"
+            )
+        if not self.fractions or not all(0 < x < 1 for x in self.fractions):
+            raise RecipeError(f"fractions={list(self.fractions)}: expected numbers in (0, 1)")
+        self._check_numbers()
+        self._check_grouping()
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """Name the decompositions on offer."""
+        return decompositions(self.variant) if self.families is None else self.families
+
+    def _check_numbers(self) -> None:
+        for name in ("images", "statistics_images", "rounds"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"{name}={getattr(self, name)}: expected at least 1")
+        if math.isnan(self.tau):
+            raise RecipeError("tau=nan: expected a number of nats, or -1 to choose it by itself")
+        if not self.keep_above > 0:
+            raise RecipeError(f"keep_above={self.keep_above}: expected more than 0")
+        if not self.standard_errors >= 0:
+            raise RecipeError(f"standard_errors={self.standard_errors}: expected at least 0")
+
+    def _check_grouping(self) -> None:
+        """Refuse what would change nothing: a row of an ablation would not be what it says."""
+        variant = self.variant
+        if self.groups != "measured" and variant not in ("hmc", "nahc"):
+            raise RecipeError(
+                f"groups={self.groups!r}: {variant} puts all units into one group, so that there "
+                "is nothing to deal out; use variant hmc or nahc"
+            )
+        if self.groups_seed != -1 and self.groups != "random":
+            raise RecipeError(
+                f"groups_seed={self.groups_seed}: nothing is drawn with groups={self.groups!r}; "
+                "drop it, or use groups=random"
+            )
+        if self.rule == "three_means" and variant != "hmc":
+            raise RecipeError(
+                f"rule='three_means': forms three groups, which only variant hmc has, not {variant}"
+            )
+        if self.rule == "three_means" and self.tau >= 0:
+            raise RecipeError(
+                f"tau={self.tau}: rule three_means finds the borders by itself; drop one of them"
+            )
