@@ -69,6 +69,11 @@ class Family(ABC):
         """Whether there is a kernel that this family can use better than a cheaper equal."""
         return shape.is_separable
 
+    @property
+    def has_unfoldings(self) -> bool:
+        """Whether each rank is that of a matrix, which ``unfoldings`` gives."""
+        return type(self).unfoldings is not Family.unfoldings
+
     def unfoldings(self, weight: Tensor) -> tuple[Tensor, ...]:
         """Give, per rank, the matrix whose rank it is; in the order of the ranks.
 
@@ -149,6 +154,28 @@ class Family(ABC):
         """
         del weight, covariance
         return self.within(shape, limit, unit)
+
+    def predicted_within(
+        self,
+        shape: LayerShape,
+        limits: Sequence[int],
+        unit: Unit,
+        weight: Tensor,
+        covariance: Tensor | None = None,
+    ) -> tuple[Ranks | None, ...]:
+        """Give for each of several limits what ``best_within`` would, or what is like to be it.
+
+        Families whose errors can be predicted do what the limits have in common once, and factorize
+        nothing.
+
+        Args:
+            shape: The layer.
+            limits: As ``limit`` of ``best_within``.
+            unit: ``macs`` or ``params``.
+            weight: The layer's weight.
+            covariance: As for ``factors``.
+        """
+        return tuple(self.best_within(shape, one, unit, weight, covariance) for one in limits)
 
     def break_even(self, shape: LayerShape, unit: Unit, round_to: int | str = 1) -> Ranks | None:
         """Give the largest ranks that are cheaper than the whole layer; None if none are."""

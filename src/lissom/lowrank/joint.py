@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,11 +11,13 @@ from lissom.lowrank.alternating import leading, mode_gram, whitened
 from lissom.lowrank.factorize import compose_tucker2, double, tucker2
 from lissom.lowrank.metric import Metric, metric_for
 
+Fits = Callable[[int, int], bool]
+
 _TRIED = 3  # pairs, best predicted ones first, whose true error decides
 
 
 def best_tucker2_ranks(
-    weight: Tensor, fits: Callable[[int, int], bool], *, covariance: Tensor | None = None
+    weight: Tensor, fits: Fits, *, covariance: Tensor | None = None
 ) -> tuple[int, int] | None:
     """Give the (rank_in, rank_out) that err least among those that fit.
 
@@ -38,15 +40,7 @@ def best_tucker2_ranks(
         De Lathauwer et al., SIAM J. Matrix Anal. Appl. 21, 2000, property 10 (the prediction).
     """
     dense = double(weight).flatten(2)
-    outputs, inputs = dense.shape[:2]
-    frontier = []
-    rank_out = outputs
-    for rank_in in range(1, inputs + 1):
-        while rank_out and not fits(rank_in, rank_out):
-            rank_out -= 1
-        if rank_out == 0:
-            break
-        frontier.append((rank_in, rank_out))
+    frontier = _frontier(dense, fits)
     if not frontier:
         return None
     metric = metric_for(dense, covariance)
@@ -59,6 +53,43 @@ def best_tucker2_ranks(
         return float(torch.einsum("tjn,nm,tjm->", change, metric.matrix, change))
 
     return min(frontier[:_TRIED], key=error)
+
+
+def predicted_tucker2_ranks(
+    weight: Tensor, fits: Sequence[Fits], *, covariance: Tensor | None = None
+) -> tuple[tuple[int, int] | None, ...]:
+    """Give, for each of several bounds, the ranks that are predicted to err least.
+
+    As ``best_tucker2_ranks``, but one decomposition serves all bounds, and nothing is factorized.
+
+    Args:
+        weight: ``(T, S, kH, kW)``.
+        fits: Each says whether (rank_in, rank_out) is cheap enough; monotone.
+        covariance: As in ``lissom.lowrank.factorize``.
+
+    Raises:
+        ValueError: The covariance does not belong to the weight, or a value is not finite.
+    """
+    dense = double(weight).flatten(2)
+    held = _held_energy(dense, metric_for(dense, covariance)).tolist()
+    return tuple(
+        max(_frontier(dense, one), key=lambda r: held[r[1] - 1][r[0] - 1], default=None)
+        for one in fits
+    )
+
+
+def _frontier(dense: Tensor, fits: Fits) -> list[tuple[int, int]]:
+    """List for each rank_in the largest rank_out that fits; without those where none does."""
+    outputs, inputs = dense.shape[:2]
+    frontier = []
+    rank_out = outputs
+    for rank_in in range(1, inputs + 1):
+        while rank_out and not fits(rank_in, rank_out):
+            rank_out -= 1
+        if rank_out == 0:
+            break
+        frontier.append((rank_in, rank_out))
+    return frontier
 
 
 def _held_energy(dense: Tensor, metric: Metric) -> Tensor:

@@ -40,12 +40,27 @@ def energy_ranks(
         ValueError: The fraction is out of range, the family's rank is no matrix rank, or the
             covariance does not belong to the weight.
     """
+    found = spectra(family, weight, covariance)
+    return family.settle(shape, tuple(energy_rank(energies, fraction) for energies in found))
+
+
+def spectra(family: Family, weight: Tensor, covariance: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Give, per rank, the energies of the directions of its unfolding, in double precision.
+
+    Args:
+        family: The family.
+        weight: The layer's weight.
+        covariance: As for ``energy_ranks``.
+
+    Raises:
+        ValueError: The family's rank is no matrix rank, or the covariance does not belong to the
+            weight.
+    """
     dense = double(weight)
     if covariance is not None:
         flat = dense.reshape(*dense.shape[:2], -1)
         dense = whitened(flat, metric_for(flat, covariance)).reshape(dense.shape)
-    spectra = (torch.linalg.svdvals(matrix).square() for matrix in family.unfoldings(dense))
-    return family.settle(shape, tuple(energy_rank(energies, fraction) for energies in spectra))
+    return tuple(torch.linalg.svdvals(matrix).square() for matrix in family.unfoldings(dense))
 
 
 def evbmf_ranks(family: Family, shape: LayerShape, weight: Tensor) -> Ranks:

@@ -70,3 +70,29 @@ def test_families_of_one_rank_have_no_choice() -> None:
     family, limit = family_named("channel_svd"), dense_cost(SHAPE).macs // 2
     found = family.best_within(SHAPE, limit, "macs", narrow_inputs())
     assert found == family.within(SHAPE, limit, "macs")
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_predictions_for_several_limits_are_close_to_the_best(whiten) -> None:
+    weight = narrow_inputs()
+    samples = torch.randn(300, 72) * torch.linspace(2, 0.2, 72)
+    covariance = samples.T @ samples / 300 if whiten else None
+    family, dense = family_named("tucker2"), dense_cost(SHAPE).macs
+    limits = [int(share * dense) for share in (0.7, 0.5, 0.3)]
+    found = family.predicted_within(SHAPE, [*limits, 0], "macs", weight, covariance)
+    assert found[3] is None
+    metric = torch.ones(1, 1) if covariance is None else covariance
+    for limit, ranks in zip(limits, found, strict=False):
+        assert ranks is not None
+        assert family.cost(SHAPE, ranks).macs <= limit
+        best = family.best_within(SHAPE, limit, "macs", weight, covariance)
+        equal = family.within(SHAPE, limit, "macs")
+        assert error(weight, *ranks, metric) <= 1.05 * error(weight, *best, metric)
+        assert error(weight, *ranks, metric) < error(weight, *equal, metric)
+
+
+def test_where_nothing_is_predicted_each_limit_is_searched() -> None:
+    weight, family = narrow_inputs(), family_named("channel_svd")
+    limits = [dense_cost(SHAPE).macs // 2, 1]
+    expected = (family.within(SHAPE, limits[0], "macs"), None)
+    assert family.predicted_within(SHAPE, limits, "macs", weight) == expected
