@@ -13,7 +13,8 @@ import lissom
 from lissom.artifacts import weights_content
 from lissom.data.load import load_data
 from lissom.extension import Method
-from lissom.methods.ajc import Ajc, AjcSettings
+from lissom.methods.ajc import Ajc
+from lissom.methods.ajc_settings import AjcSettings
 from lissom.methods.edp import Edp, EdpSettings
 from lissom.pipeline.settings import Settings
 from lissom.task import Classification

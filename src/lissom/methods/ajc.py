@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lissom.errors import BudgetError, LissomError, RecipeError
+from lissom.errors import BudgetError, LissomError
 from lissom.extension import ModelView, Proposal
+from lissom.methods.ajc_settings import AjcSettings
 from lissom.methods.forming import Forming
-from lissom.methods.post_training import PostTraining, covariance_layers, measure_gains
+from lissom.methods.post_training import PostTraining, measure_covariances, measure_gains
 from lissom.methods.post_training_search import Untrained, chosen
 from lissom.methods.units import check_ignored
 from lissom.methods.wish import Wish
@@ -27,101 +28,14 @@ from lissom.plan.cost import Cost
 from lissom.plan.plan import Plan
 from lissom.plan.quantize import Quantize
 from lissom.quantization.final_form import FinalForm
-from lissom.quantization.goals import FileBytes, Goal, MostDrop, Phases
+from lissom.quantization.goals import FileBytes, Goal, MostDrop
 from lissom.quantization.layers import quantizable
 from lissom.quantization.levelled import Levelled
 from lissom.quantization.steering import SizeSteering
-from lissom.quantization.variants import ALLOCATIONS, ORDERS, PRICES, attach_variant
-from lissom.sensitivity.statistics import input_covariances
+from lissom.quantization.variants import attach_variant
 from lissom.train.processes import Processes
 
 _BITS_PER_BYTE = 8
-_CHOICES = {
-    "mode": ("joint", "post_training"),
-    "start": ("post_training", "plain"),
-    "price": PRICES,
-    "order": ORDERS,
-    "allocation": ALLOCATIONS,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class AjcSettings:
-    """Free choices of the method.
-
-    Attributes:
-        mode: ``joint``: sparsity and levels learned in one training; ``post_training``: no training
-            and no labels, levels by rate and distortion on calibration images.
-        price: What a level costs: what the ``coder`` will charge, or ``binary_entropy``: so many
-            bits per non-zero weight and an ideal mask, as published.
-        order: ``joint``, or ``prune_then_quantize``, an ablation.
-        allocation: ``learned`` per layer, or ``uniform``, an ablation: one density, and
-            ``start_bits`` bits, for all layers.
-        statistics_images: Calibration images for levels without training; 0: none are looked at.
-        start: Where the training begins: at the levels that ``post_training`` would choose for the
-            budget, or ``plain``, at ``start_bits`` everywhere, with a ramp down to the budget;
-            ``order`` and ``allocation`` as ablations always start so.
-        start_bits: Bits per weight, sign included, of a plain start.
-        rate_factor: Peak learning rate of the weights, as a multiple of recovery's.
-        quantizer_rate: Peak learning rate of steps, thresholds and ranges (Adam); None: 0.001, and
-            more in short trainings.
-        ramp_start: Of a plain start: share of the training after which the size that is aimed at
-            begins to fall.
-        ramp_end: Where it has reached the budget.
-        hold_at: Where levels are trimmed to the budget and held; scales, biases and batch norms
-            train on.
-        steer_every: Steps between two looks at the size.
-        weighings: How often the real file is weighed before levels are held.
-    """
-
-    mode: str = "joint"
-    price: str = "coder"
-    order: str = "joint"
-    allocation: str = "learned"
-    statistics_images: int = 1024
-    start: str = "post_training"
-    start_bits: int = 4
-    rate_factor: float = 2.5
-    quantizer_rate: float | None = None
-    ramp_start: float = 0.02
-    ramp_end: float = 0.5
-    hold_at: float = 0.85
-    steer_every: int = 50
-    weighings: int = 15
-
-    def __post_init__(self) -> None:
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise RecipeError(
-                    f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}"
-                )
-        ablations = (self.price != "coder", self.order != "joint", self.allocation != "learned")
-        if sum(ablations) > 1:
-            raise RecipeError(
-                f"price={self.price}, order={self.order}, allocation={self.allocation}: ablations "
-                "are taken one at a time; leave the others as they are"
-            )
-        if self.statistics_images < 0:
-            raise RecipeError(f"statistics_images={self.statistics_images}: expected 0 or more")
-        if not 1 <= self.start_bits <= 8:
-            raise RecipeError(f"start_bits={self.start_bits}: expected 1 to 8")
-        for name in ("rate_factor", "quantizer_rate"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise RecipeError(f"{name}={getattr(self, name)}: expected more than 0")
-        self.phases()
-
-    @property
-    def starts_without_training(self) -> bool:
-        """Tell whether the training begins at the levels of ``post_training``."""
-        ours = self.order == "joint" and self.allocation == "learned"
-        return self.start == "post_training" and ours
-
-    def phases(self) -> Phases:
-        """Give the times of the training."""
-        return Phases(
-            self.ramp_start, self.ramp_end, self.hold_at, self.steer_every, self.weighings
-        )
 
 
 class Ajc:
@@ -130,10 +44,12 @@ class Ajc:
     Attributes:
         name: ``ajc``.
         trains: Unless ``mode`` is ``post_training``.
+        settles: True: every value stays as it is decided, no recovery follows.
         limits: The size of the file, or the quality that may be lost.
     """
 
     name = "ajc"
+    settles = True
     limits = frozenset({"size", "max_drop"})
 
     def __init__(self, settings: AjcSettings | None = None) -> None:
@@ -234,11 +150,9 @@ class Ajc:
             "trajectory": steering.trajectory,
         }
         form = forming.wished(relaxed, network.levelled(), wish)
-        missed = wish.limit is None and wish.drop(forming.built(form)) > wish.allowed
-        if untrained is not None and missed:
-            # Steered to a quality that it then missed: what held it before the training still does.
+        if untrained is not None and wish.limit is None:
             before = forming.wished(untrained[0], untrained[1], wish)
-            if wish.drop(forming.built(before)) <= wish.allowed:
+            if _better(before, form, wish, forming):
                 form, evidence["kept"] = before, "levels without training"
         return _Found(form, evidence, training)
 
@@ -254,8 +168,7 @@ class Ajc:
         covariances: Mapping[str, Tensor] = {}
         gains: Mapping[str, float] = {}
         if images:
-            batches, measurable = view.data.calibration, covariance_layers(view.model, layers)
-            covariances = input_covariances(view.model, measurable, batches, view.task, images)
+            covariances = measure_covariances(view, layers, images)
             gains = measure_gains(view, layers, images, covariances)
         return chosen(view, wish, forming, PostTraining(view.model, layers, covariances, gains))
 
@@ -267,6 +180,14 @@ class _Found:
     form: FinalForm
     evidence: Mapping[str, Any]
     training: Mapping[str, Any] | None
+
+
+def _better(one: FinalForm, other: FinalForm, wish: Wish, forming: Forming) -> bool:
+    """Tell whether one form keeps the quality, and another does not or takes more bytes."""
+    if wish.drop(forming.built(one)) > wish.allowed:
+        return False
+    smaller = len(forming.packed(one).content) < len(forming.packed(other).content)
+    return smaller or wish.drop(forming.built(other)) > wish.allowed
 
 
 def _levels_of(form: FinalForm) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 from lissom.extension import Method, find_method
-from lissom.methods.ajc import Ajc, AjcSettings
+from lissom.methods.ajc import Ajc
+from lissom.methods.ajc_settings import AjcSettings
 from lissom.methods.edp import Edp, EdpSettings
 from lissom.methods.hmc import VARIANTS, Hmc, HmcSettings
 

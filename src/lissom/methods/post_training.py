@@ -15,7 +15,7 @@ from lissom.errors import BudgetError, ModelError
 from lissom.extension import ModelView
 from lissom.progress import meter
 from lissom.quantization.allocate import Point, cheapest
-from lissom.quantization.ladder import LARGEST, Quadratic, ladder
+from lissom.quantization.ladder import ELEMENTS, LARGEST, Quadratic, ladder
 from lissom.quantization.levelled import Levelled
 from lissom.sensitivity.measure import Candidate, measure
 from lissom.sensitivity.statistics import input_covariances
@@ -25,6 +25,7 @@ _RUNGS = 33  # eight octaves: from 127 levels to a step of twice the largest wei
 _BISECTIONS = 5  # of one layer's step, between two rungs
 _ENOUGH = 0.995  # of the bits asked for
 _PROBE = 1.0  # step in deviations of the weight: some 2 bits each
+_WIDEST = 2048  # inputs of a layer of which all pairs are looked at
 _UNMEASURED = 1.0  # nat, for the loss of a layer's whole output
 
 
@@ -48,7 +49,7 @@ class PostTraining:
         Args:
             model: Network; only weights are read.
             layers: Names of the modules whose ``weight`` is quantized.
-            covariances: C per layer, as ``input_covariances`` gives it. A layer without one, and
+            covariances: C per layer, as ``measure_covariances`` gives it. A layer without one, and
                 any but ungrouped convolutions and linear layers, counts as having independent
                 inputs of equal energy.
             gains: g per layer, as ``measure_gains`` gives it; 1 for a layer without one.
@@ -59,7 +60,7 @@ class PostTraining:
         self._quadratics: dict[str, Quadratic] = {}
         self._factors: dict[str, float] = {}
         self._points: dict[str, list[Point]] = {}
-        self._levels: dict[str, list[Tensor]] = {}
+        self._levels: dict[str, list[Tensor | None]] = {}
         with meter("steps of every layer", len(layers)) as bar:
             for name in layers:
                 quadratic = _quadratic(model, name, covariances)
@@ -97,7 +98,7 @@ class PostTraining:
             chosen = cheapest(self._points, bits)
         return {
             name: Levelled(
-                self._levels[name][index].to(torch.int32),
+                self._levels_at(name, index).to(torch.int32),
                 torch.tensor(self._points[name][index].step, dtype=torch.float32),
             )
             for name, index in chosen.items()
@@ -112,12 +113,22 @@ class PostTraining:
         return sum(self._points[name][index].bits for name, index in chosen.items())
 
     def _add(self, name: str, steps: Tensor) -> None:
-        """Quantize one layer at further steps."""
-        rungs = ladder(self._quadratics[name], steps)
-        harms = self._factors[name] * rungs.errors
-        values = zip(rungs.steps.tolist(), rungs.bits.tolist(), harms.tolist(), strict=True)
-        self._points[name] += [Point(*each) for each in values]
-        self._levels[name] += list(rungs.levels)
+        """Quantize one layer at further steps; the levels of a large one are found again later."""
+        quadratic = self._quadratics[name]
+        large = quadratic.rows.numel() > ELEMENTS
+        for some in torch.split(steps, 1 if large else len(steps)):
+            rungs = ladder(quadratic, some)
+            harms = self._factors[name] * rungs.errors
+            values = zip(rungs.steps.tolist(), rungs.bits.tolist(), harms.tolist(), strict=True)
+            self._points[name] += [Point(*each) for each in values]
+            self._levels[name] += [None] * len(some) if large else list(rungs.levels)
+
+    def _levels_at(self, name: str, index: int) -> Tensor:
+        kept = self._levels[name][index]
+        if kept is not None:
+            return kept
+        step = torch.tensor([self._points[name][index].step], dtype=torch.float64)
+        return ladder(self._quadratics[name], step).levels[0]
 
     def _fill(self, chosen: Mapping[str, int], left: float) -> None:
         """Add points of the layer with the most bits, towards the step where nothing is left."""
@@ -166,8 +177,7 @@ def measure_gains(
     """
     model, batches = view.model, view.data.calibration
     if covariances is None:
-        measurable = covariance_layers(model, layers)
-        covariances = input_covariances(model, measurable, batches, view.task, images)
+        covariances = measure_covariances(view, layers, images)
     candidates, errors = [], []
     for name in layers:
         quadratic = _quadratic(model, name, covariances)
@@ -185,9 +195,26 @@ def measure_gains(
     }
 
 
-def covariance_layers(model: nn.Module, layers: Sequence[str]) -> list[str]:
-    """Name the layers that input covariances are defined for: linear, and ungrouped Conv2d."""
-    return [name for name in layers if _ungrouped(model.get_submodule(name))]
+def measure_covariances(
+    view: ModelView, layers: Sequence[str], images: int
+) -> Mapping[str, Tensor]:
+    """Measure C = E[x x^T] of what the layers read: linear ones, and ungrouped Conv2d.
+
+    Of more than 2,048 inputs only blocks of 512 neighbours are kept: all pairs of 25,088 would take
+    5 GB, and some thousand samples do not tell them from noise.
+
+    Args:
+        view: Network, task and calibration data.
+        layers: Names of the modules; the others are left out.
+        images: Calibration samples, at most.
+
+    Raises:
+        DataError: There are no calibration data.
+        ModelError: A layer never ran, or its inputs are not finite.
+    """
+    model, batches = view.model, view.data.calibration
+    measurable = [name for name in layers if _ungrouped(model.get_submodule(name))]
+    return input_covariances(model, measurable, batches, view.task, images, widest=_WIDEST)
 
 
 def _quadratic(model: nn.Module, name: str, covariances: Mapping[str, Tensor]) -> Quadratic:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from lissom.errors import DataError, LissomError, ModelError, RecipeError
 from lissom.task import Data, Task
+from lissom.train.settings import TrainSettings
 
 
 def check_finite(model: nn.Module) -> None:
@@ -41,6 +42,26 @@ def check_data(data: Data) -> None:
                 f"data.{field.name}: a {type(given).__name__} gives its batches only once, and "
                 "every set is read several times; pass a DataLoader or a list"
             )
+
+
+def check_epochs(epochs: int, methods: Sequence[Any]) -> None:
+    """Refuse epochs where nothing is trained: no stage trains, and none is recovered.
+
+    Args:
+        epochs: Of recovery. The default is let pass: the recipe of a run spells it out.
+        methods: One per stage.
+
+    Raises:
+        RecipeError: Names the field and the methods.
+    """
+    settled = all(getattr(one, "settles", False) and not one.trains for one in methods)
+    if not settled or epochs in (0, TrainSettings().epochs):
+        return
+    names = ", ".join(one.name for one in methods)
+    raise RecipeError(
+        f"recover.epochs={epochs}: has no effect, {names} as set up here neither trains nor is "
+        "recovered; expected 0: leave it out, or set mode=joint in the stage (ajc)"
+    )
 
 
 def check_classes(model: nn.Module, inputs: tuple[Tensor, ...], classes: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from lissom.errors import UnsupportedLayer
+from lissom.errors import ModelError, UnsupportedLayer
 from lissom.plan.build import build
 from lissom.plan.decision import Decision
 from lissom.plan.fold import FoldBatchNorm, fold_values
@@ -97,6 +97,7 @@ def final_form(
         Decisions and values for ``build`` and ``apply_values``.
 
     Raises:
+        ModelError: A value is NaN or infinite: names the tensor.
         PlanError: A layer is missing.
         UnsupportedLayer: A layer can't be folded, or has no weight of its own.
         ValueError: Levels have another shape than the layer's weight.
@@ -119,6 +120,7 @@ def final_form(
         if isinstance(module, _BatchNorm):
             settled |= _short_norm(name, module)
             exact |= _short_norm(name, module).keys()
+    _check_finite(settled)
     fill(after, settled)
     if inputs:
         halve(after, exact, inputs, settings.tolerance)
@@ -249,6 +251,15 @@ def _short(values: Tensor) -> Tensor:
     values = values.detach().cpu()
     short = short_float(values, _HALF)
     return short if bool((short.abs() >= _WITHIN * values.abs() - _SMALLEST).all()) else values
+
+
+def _check_finite(values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        if not bool(torch.isfinite(value).all()):
+            raise ModelError(
+                f"{name}: would be NaN or infinite, expected numbers: a weight or a batch norm "
+                "diverged; train with a smaller learning rate, or start from sound weights"
+            )
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from lissom.quantization.rate import code_lengths, magnitude_counts
 LARGEST = 127  # magnitude: 8 bits with the sign
 _DAMPING = 0.01  # of the covariance's mean diagonal
 _BLOCK = 32  # columns whose errors are passed on together
-_ELEMENTS = 8_000_000  # of all copies of a weight that are worked on together
+ELEMENTS = 8_000_000  # of all copies of a weight that are worked on together
 _PASSES = 2
 _PRICE = 0.1  # of a bit, in s^2 times the curvature; flat between 0.07 and 0.14
 
@@ -40,13 +40,14 @@ class Quadratic:
 
     Attributes:
         rows: (R, N), float64.
-        covariance: E[x x^T] of what the rows are multiplied with, (N, N), float64.
+        blocks: E[x x^T] of what the rows are multiplied with, float64: squares along the diagonal
+            of an (N, N) matrix that is 0 elsewhere.
         shape: Of the weight.
         channelwise: Whether a row is one kernel position of an output, over channels.
     """
 
     rows: Tensor
-    covariance: Tensor
+    blocks: tuple[Tensor, ...]
     shape: torch.Size
     channelwise: bool = False
 
@@ -57,7 +58,9 @@ class Quadratic:
         Args:
             weight: (T, S, ...).
             covariance: (S K, S K) over patches in ``F.unfold`` order, or (S, S) over channels: then
-                each kernel position is taken by itself. None: independent inputs of unit energy.
+                each kernel position is taken by itself. Either may be given as blocks along its
+                diagonal, (B, n, n), the last one filled up with zeros. None: independent inputs of
+                unit energy.
 
         Raises:
             ValueError: The covariance is of another layer.
@@ -66,18 +69,19 @@ class Quadratic:
         channels, positions = cube.shape[1], cube.shape[2]
         width = channels * positions
         if covariance is None:
-            return cls(cube.flatten(1), torch.eye(width, dtype=torch.float64), weight.shape)
+            alone = torch.eye(_BLOCK, dtype=torch.float64).expand(-(-width // _BLOCK), -1, -1)
+            return cls(cube.flatten(1), _blocks(alone, width), weight.shape)
         matrix = covariance.detach().to("cpu", torch.float64)
-        size = matrix.shape[0]
-        if size == channels and positions > 1:
+        matrix = matrix[None] if matrix.dim() == 2 else matrix
+        if _spans(matrix, channels) and positions > 1:
             rows = cube.transpose(1, 2).reshape(-1, channels)
-            return cls(rows, matrix, weight.shape, channelwise=True)
-        if size != width:
+            return cls(rows, _blocks(matrix, channels), weight.shape, channelwise=True)
+        if not _spans(matrix, width):
             raise ValueError(
-                f"covariance has shape {tuple(matrix.shape)}; expected {width} over patches or "
+                f"covariance has shape {tuple(covariance.shape)}; expected {width} over patches or "
                 f"{channels} over channels"
             )
-        return cls(cube.flatten(1), matrix, weight.shape)
+        return cls(cube.flatten(1), _blocks(matrix, width), weight.shape)
 
     def shaped(self, values: Tensor) -> Tensor:
         """Give (J, R, N) as (J, *shape of the weight)."""
@@ -89,7 +93,26 @@ class Quadratic:
     @property
     def energy(self) -> float:
         """Give tr(W C W^T)."""
-        return float(((self.rows @ self.covariance) * self.rows).sum())
+        return float(self.energies(self.rows))
+
+    def energies(self, rows: Tensor) -> Tensor:
+        """Give tr(X C X^T) of each (..., R, N), (...)."""
+        parts = torch.split(rows, [len(block) for block in self.blocks], dim=-1)
+        pairs = zip(parts, self.blocks, strict=True)
+        return torch.stack([((x @ block) * x).sum(dim=(-2, -1)) for x, block in pairs]).sum(0)
+
+
+def _spans(blocks: Tensor, width: int) -> bool:
+    """Tell whether (B, n, n) blocks are those of so many inputs; a single one is not filled up."""
+    count, size = blocks.shape[:2]
+    return size == width if count == 1 else count == -(-width // size)
+
+
+def _blocks(given: Tensor, width: int) -> tuple[Tensor, ...]:
+    """Cut what fills the last block up."""
+    *whole, last = given.unbind()
+    rest = width - len(whole) * len(last)
+    return (*whole, last[:rest, :rest])
 
 
 def ladder(quadratic: Quadratic, steps: Tensor) -> Rungs:
@@ -106,35 +129,43 @@ def ladder(quadratic: Quadratic, steps: Tensor) -> Rungs:
     Source:
         Frantar et al., ICLR 2023, arXiv:2210.17323, Sec. 3; price and ladder are ours.
     """
-    factor = _inverse_factor(quadratic.covariance)
+    factors = _inverse_factors(quadratic.blocks)
     steps = steps.to("cpu", torch.float64)
-    together = max(_ELEMENTS // max(quadratic.rows.numel(), 1), 1)
+    together = max(ELEMENTS // max(quadratic.rows.numel(), 1), 1)
     levels, bits, errors = [], [], []
     for some in torch.split(steps, together):
-        found = _levels(quadratic.rows, factor, some)
+        found = _levels(quadratic.rows, factors, some)
         counted = _lengths(found)
         bits.append(_charged(found, counted))
         change = quadratic.rows - some[:, None, None] * found
-        errors.append(((change @ quadratic.covariance) * change).sum(dim=(1, 2)))
+        errors.append(quadratic.energies(change))
         levels.append(quadratic.shaped(found).to(torch.int8))
     return Rungs(steps, torch.cat(levels), torch.cat(bits), torch.cat(errors))
 
 
-def _inverse_factor(covariance: Tensor) -> Tensor:
-    """Give U, upper triangular, with U^T U the inverse of the damped covariance."""
-    damping = (_DAMPING * covariance.diagonal().mean()).clamp_min(1e-12)
-    damped = covariance + damping * torch.eye(covariance.shape[0], dtype=covariance.dtype)
+def _inverse_factors(blocks: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Give U, upper triangular, with U^T U the inverse of the damped covariance, block by block."""
+    mean = torch.cat([block.diagonal() for block in blocks]).mean()
+    damping = (_DAMPING * mean).clamp_min(1e-12)
+    return tuple(_inverse_factor(block, damping) for block in blocks)
+
+
+def _inverse_factor(block: Tensor, damping: Tensor) -> Tensor:
+    damped = block + damping * torch.eye(len(block), dtype=block.dtype)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     return torch.linalg.cholesky((inverse + inverse.T) / 2, upper=True)
 
 
-def _levels(rows: Tensor, factor: Tensor, steps: Tensor) -> Tensor:
+def _levels(rows: Tensor, factors: tuple[Tensor, ...], steps: Tensor) -> Tensor:
     """Give (J, R, N): first with the code lengths of plain rounding, then with the result's."""
     # The geometric mean, for that is what the error at a given rate goes by.
-    curvature = (-2 * factor.diagonal().log()).mean().exp()
+    curvature = (-2 * torch.cat([one.diagonal() for one in factors]).log()).mean().exp()
+    parts = torch.split(rows, [len(factor) for factor in factors], dim=1)
     found = (rows / steps[:, None, None]).round().clamp(-LARGEST, LARGEST)
     for _ in range(_PASSES):
-        found = _sweep(rows, factor, steps, _PRICE * curvature * _lengths(found))
+        prices = _PRICE * curvature * _lengths(found)
+        pairs = zip(parts, factors, strict=True)
+        found = torch.cat([_sweep(part, factor, steps, prices) for part, factor in pairs], dim=2)
     return found
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lissom.errors import LissomError
 from lissom.quantization.dead_zone import DeadZone
 from lissom.quantization.levelled import Levelled
 
@@ -118,7 +119,18 @@ class QuantizedNetwork:
             zone.refresh(weight, keep)
 
     def levelled(self) -> dict[str, Levelled]:
-        """Give levels and steps as they are now."""
+        """Give levels and steps as they are now.
+
+        Raises:
+            LissomError: A layer's weight or step is no number any more: names it.
+        """
+        for name, zone, weight in self:
+            if not bool(torch.isfinite(zone.step(weight))):
+                raise LissomError(
+                    f"{name}: its weights or its step became NaN or infinite, expected numbers: "
+                    "the training diverged; try a smaller rate_factor or learning_rate, or "
+                    "clip_norm=1, and look for NaN in the data"
+                )
         return {name: zone.levelled(weight) for name, zone, weight in self}
 
     def start_from(self, found: Mapping[str, Levelled]) -> None:

@@ -47,7 +47,7 @@ def expected_bits(weight: Tensor, step: Tensor, lengths: Tensor) -> Tensor:
     """
     top = lengths.shape[0] - 1
     sizes = (weight.abs() / step).clamp_max(top)
-    below = sizes.detach().floor()
+    below = sizes.detach().floor().nan_to_num(0)  # a NaN is no index; the sum still shows it
     low = lengths[below.to(torch.int64)]
     high = lengths[(below + 1).clamp_max(top).to(torch.int64)]
     return (low + (sizes - below) * (high - low)).sum()

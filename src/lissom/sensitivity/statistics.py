@@ -15,11 +15,18 @@ from lissom.progress import meter
 from lissom.task import Task
 
 PATCH_LIMIT = 1500  # widest patch whose full covariance is kept; wider ones are kept per channel
+BLOCK = 512  # inputs of a block, where not all pairs are kept
 _POSITIONS = 128  # patches read per image: neighbouring patches overlap and say the same
 
 
 def input_covariances(
-    model: nn.Module, layers: Iterable[str], batches: Iterable[Any], task: Task, images: int
+    model: nn.Module,
+    layers: Iterable[str],
+    batches: Iterable[Any],
+    task: Task,
+    images: int,
+    *,
+    widest: int | None = None,
 ) -> dict[str, Tensor]:
     """Measure E[x x^T] of what each convolution or linear layer reads.
 
@@ -29,11 +36,13 @@ def input_covariances(
         batches: Calibration batches.
         task: Tells what of a batch is input.
         images: How many samples to read at most.
+        widest: Of more inputs than this, only blocks along the diagonal are kept; None: all.
 
     Returns:
         Per layer a float32 matrix: (S k k, S k k) over unfolded patches in ``F.unfold`` order, or
         (S, S) over channels where S k k exceeds ``PATCH_LIMIT``. Patches see the padding as the
-        layer does; the fallback over channels reads the inputs without it.
+        layer does; the fallback over channels reads the inputs without it. With ``widest``, a wider
+        one is (B, n, n), B blocks of n = ``BLOCK`` neighbouring inputs, filled up with zeros.
 
     Raises:
         DataError: There is no batch.
@@ -47,8 +56,8 @@ def input_covariances(
 
     def observe(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         rows = _samples(module, inputs[0])
-        gram = rows.T @ rows
-        sums[name] = sums[name] + gram.double() if name in sums else gram.double()
+        gram = _gram(rows, widest).double()
+        sums[name] = sums[name] + gram if name in sums else gram
         counts[name] = counts.get(name, 0) + rows.shape[0]
 
     named = dict(model.named_modules())
@@ -66,6 +75,16 @@ def input_covariances(
     if seen == 0:
         raise DataError("the calibration set gave no batch; statistics need some hundred samples")
     return _normalised(names, sums, counts)
+
+
+def _gram(rows: Tensor, widest: int | None) -> Tensor:
+    """Give the products of all inputs, (N, N), or those within blocks, (B, n, n)."""
+    width = rows.shape[1]
+    if widest is None or width <= widest:
+        return rows.T @ rows
+    count = -(-width // BLOCK)
+    blocks = F.pad(rows, (0, count * BLOCK - width)).reshape(-1, count, BLOCK).transpose(0, 1)
+    return blocks.transpose(1, 2) @ blocks
 
 
 def _run(model: nn.Module, batches: Iterable[Any], task: Task, images: int) -> int:

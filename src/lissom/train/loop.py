@@ -225,9 +225,13 @@ class _Run:
         self._optimizer.step()
         self._processes.average_statistics(self._model, loss.part)
         if self._companion is not None:
-            steps = settings.epochs * self._steps
-            if self._companion.after_step(StepState(rate, step, steps, self._state.optimizer)):
-                self._average.restart(step)
+            state = StepState(rate, step, settings.epochs * self._steps, self._state.optimizer)
+            try:
+                if self._companion.after_step(state):
+                    self._average.restart(step)
+            except LissomError as error:
+                epoch, number = divmod(step, self._steps)
+                raise type(error)(f"epoch {epoch + 1}, step {number + 1}: {error}") from error
         if settings.ema:
             self._average.update(step)
         return loss.mean, loss.images

@@ -5,12 +5,16 @@ import dataclasses
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from lissom.errors import BudgetError, LissomError, RecipeError
-from lissom.methods.ajc import Ajc, AjcSettings
+from lissom.methods.ajc import Ajc
+from lissom.methods.ajc_settings import AjcSettings
+from lissom.methods.forming import Forming
 from lissom.packed.network import packed_network
 from lissom.plan.budget import Budget
 from lissom.plan.plan import Plan
+from lissom.quantization.levelled import Levelled
 from lissom.task import Classification, Data
 from lissom.train.loop import train
 from lissom.train.recalibrate import recalibrate
@@ -100,13 +104,66 @@ def file_bytes(looked, proposal):
         ({"start_bits": 0}, "start_bits=0: expected 1 to 8"),
         ({"rate_factor": 0.0}, "rate_factor=0.0: expected more than 0"),
         ({"quantizer_rate": -1.0}, "quantizer_rate=-1.0: expected more than 0"),
-        ({"ramp_end": 0.9}, "end=0.9, hold=0.85"),
+        ({"start": "plain", "ramp_end": 0.9}, "end=0.9, hold=0.85"),
         ({"weighings": 0}, "weigh=0: expected at least 1"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(wrong, message):
     with pytest.raises(RecipeError, match=message):
         AjcSettings(**wrong)
+
+
+# For every setting with its ways: a value, and settings under which it changes nothing.
+WITHOUT_EFFECT = [
+    ("price", "binary_entropy", {"mode": "post_training"}),
+    ("order", "prune_then_quantize", {"mode": "post_training"}),
+    ("allocation", "uniform", {"mode": "post_training"}),
+    ("start", "plain", {"mode": "post_training"}),
+    ("start_bits", 3, {"mode": "post_training"}),
+    ("start_bits", 3, {}),
+    ("rate_factor", 1.0, {"mode": "post_training"}),
+    ("quantizer_rate", 0.01, {"mode": "post_training"}),
+    ("quantizer_rate", 0.01, {"allocation": "uniform"}),
+    ("ramp_start", 0.1, {"mode": "post_training"}),
+    ("ramp_end", 0.4, {}),
+    ("hold_at", 0.9, {"mode": "post_training"}),
+    ("steer_every", 5, {"mode": "post_training"}),
+    ("weighings", 3, {"mode": "post_training"}),
+    ("statistics_images", 64, {"start": "plain"}),
+    ("statistics_images", 64, {"order": "prune_then_quantize"}),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "others"), WITHOUT_EFFECT)
+def test_settings_that_change_nothing_are_refused(name, value, others):
+    default = getattr(AjcSettings(), name)
+    pattern = (
+        rf"^{name}={value!r}: has no effect with (mode|start|order|allocation)=\w+; expected its "
+        rf"default, {default!r}: leave it out, or set (mode=|start=post_training)"
+    )
+    with pytest.raises(RecipeError, match=pattern):
+        AjcSettings(**{name: value}, **others)
+    AjcSettings(**{name: default}, **others)
+
+
+def test_every_setting_but_the_mode_has_its_ways():
+    names = {field.name for field in dataclasses.fields(AjcSettings)}
+    assert {name for name, _, _ in WITHOUT_EFFECT} == names - {"mode"}
+
+
+@pytest.mark.parametrize(
+    "fine",
+    [
+        {"mode": "post_training", "statistics_images": 0},
+        {"start": "plain", "start_bits": 3, "ramp_end": 0.4},
+        {"allocation": "uniform", "start_bits": 3},
+        {"order": "prune_then_quantize", "ramp_end": 0.4, "quantizer_rate": 0.01},
+        {"rate_factor": 1.0, "statistics_images": 0},
+    ],
+)
+def test_settings_that_change_something_are_taken(fine):
+    settings = AjcSettings(**fine)
+    assert all(getattr(settings, name) == value for name, value in fine.items())
 
 
 def test_a_preview_can_not_decide(trained):
@@ -162,6 +219,56 @@ def test_the_smallest_file_that_keeps_the_quality(trained):
         lost = 100 * (accuracy(trained) - accuracy(applied(looked, proposal)))
         assert proposal.evidence["held_out_drop"] == pytest.approx(lost, abs=1e-4)
         assert lost <= drop
+
+
+def test_of_two_that_keep_the_quality_the_smaller_is_taken(trained, monkeypatch):
+    """Training that makes the file larger, as it may where little may be lost."""
+    looked = view(trained)
+    made = {}
+    wished = Forming.wished
+
+    def noted(self, relaxed, levels, wish):
+        if any(parametrize.is_parametrized(module) for module in relaxed.modules()):
+            levels = made.get("finer", levels)
+        form = wished(self, relaxed, levels, wish)
+        made.setdefault("sizes", []).append(len(self.packed(form).content))
+        return form
+
+    monkeypatch.setattr(Forming, "wished", noted)
+    budget = Budget.parse("max_drop=5")
+    kept = Ajc(QUICK).plan(looked, budget)
+    trained_size, untrained_size = made["sizes"]
+    assert file_bytes(looked, kept) == min(trained_size, untrained_size)
+    said = kept.evidence.get("kept")
+    assert said == ("levels without training" if untrained_size < trained_size else None)
+    made.clear()
+    steps = {name: module.weight.abs().max() / 127 for name, module in quantized_of(trained)}
+    made["finer"] = {
+        name: Levelled((module.weight / steps[name]).round().int(), steps[name].detach())
+        for name, module in quantized_of(trained)
+    }
+    monkeypatch.setattr(Forming, "as_small_as", lambda self, net, levels, _ok: self.of(net, levels))
+    finer = Ajc(QUICK).plan(looked, budget)
+    assert made["sizes"][0] > made["sizes"][1] == file_bytes(looked, finer)
+    assert finer.evidence["kept"] == "levels without training"
+
+
+def quantized_of(model):
+    return [(name, model.get_submodule(name)) for name in ("stem", "deep", "wide", "head")]
+
+
+def test_a_training_that_diverges_says_so_with_the_layer_and_when(trained):
+    looked = view(trained)
+
+    def diverges(network, companion, rate_factor):
+        del rate_factor
+        weight = network.wide.parametrizations.weight.original
+        weight.register_hook(lambda grad: torch.full_like(grad, float("nan")))
+        train(network, looked.data, looked.task, SETTINGS, companion=companion)
+
+    message = r"epoch 1, step \d: wide: its weights .* the training diverged; try a smaller"
+    with pytest.raises(LissomError, match=message):
+        Ajc(QUICK).plan(dataclasses.replace(looked, train=diverges), Budget.parse("size=5x"))
 
 
 def test_losses_count_from_the_original_of_the_run(trained):

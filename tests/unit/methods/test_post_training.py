@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lissom.errors import BudgetError, DataError, ModelError
-from lissom.methods.post_training import PostTraining, measure_gains
+from lissom.methods.post_training import PostTraining, measure_covariances, measure_gains
 from lissom.quantization.rate import code_lengths, magnitude_counts
 from lissom.sensitivity.statistics import input_covariances
 from lissom.task import Data
@@ -178,6 +178,40 @@ def test_grouped_layers_take_part():
     found = PostTraining(view.model, layers, {}, gains).levels_for(3 * weights(view.model, layers))
     assert found["depthwise"].levels.shape == (20, 1, 3, 3)
     assert found["b"].nonzero
+
+
+class Wide(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wide = torch.nn.Linear(3 * 32 * 32, 5)
+        self.head = torch.nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.wide(x.flatten(1))))
+
+
+def test_a_wide_layer_is_taken_in_blocks_of_neighbouring_inputs():
+    view = view_of(seeded(Wide), 3, 32, 32, batches=batches_of(3, 32, 32))
+    found = measure_covariances(view, ("wide", "head"), IMAGES)
+    assert found["wide"].shape == (6, 512, 512)
+    assert found["head"].shape == (5, 5)
+    rows = torch.cat([inputs.flatten(1) for inputs, _ in view.data.calibration])
+    expected = (rows.T @ rows / len(rows))[512:1024, 512:1024]
+    assert torch.allclose(found["wide"][1], expected, atol=1e-5)
+    aware = PostTraining(view.model, ("wide",), found, {})
+    blind = PostTraining(view.model, ("wide",), {}, {})
+    asked = 1.5 * weights(view.model, ("wide",))
+    assert distance(view, aware.levels_for(asked)) < distance(view, blind.levels_for(asked))
+
+
+def test_levels_of_a_large_layer_are_found_again(view, covariances, gains, monkeypatch):
+    for room in ("methods.post_training", "quantization.ladder"):
+        monkeypatch.setattr(f"lissom.{room}.ELEMENTS", 100)
+    large = PostTraining(view.model, LAYERS, covariances, gains)
+    assert all(kept is None for kept in large._levels["a"])
+    asked = 2.0 * weights(view.model)
+    found = large.levels_for(asked)
+    assert 0.99 * asked <= code_bits(found) <= 1.0001 * asked
 
 
 def test_refuses_the_covariances_of_another_network(view, covariances):

@@ -61,8 +61,40 @@ def test_many_steps_are_what_each_is_alone():
 def test_a_large_weight_is_worked_on_in_parts(monkeypatch):
     quadratic = Quadratic.of(weight(6, 70), covariance(70))
     whole = ladder(quadratic, steps(0.2, 0.6, 1.0))
-    monkeypatch.setattr("lissom.quantization.ladder._ELEMENTS", 900)
+    monkeypatch.setattr("lissom.quantization.ladder.ELEMENTS", 900)
     assert torch.equal(ladder(quadratic, steps(0.2, 0.6, 1.0)).levels, whole.levels)
+
+
+@pytest.mark.parametrize("shape", [(6, 70), (6, 70, 3, 3)])
+def test_blocks_along_the_diagonal_are_a_covariance_with_zeros_beside_them(shape):
+    """Of 70 inputs, 32 + 32 + 6: the last block is filled up."""
+    matrix = covariance(70)
+    blocks, beside = torch.zeros(3, 32, 32).double(), torch.zeros(70, 70).double()
+    for number, first in enumerate((0, 32, 64)):
+        part = matrix[first : first + 32, first : first + 32]
+        blocks[number, : len(part), : len(part)] = part
+        beside[first : first + 32, first : first + 32] = part
+    original = weight(*shape)
+    ours = ladder(Quadratic.of(original, blocks), steps(0.2, 0.7))
+    theirs = ladder(Quadratic.of(original, beside), steps(0.2, 0.7))
+    full = ladder(Quadratic.of(original, matrix), steps(0.2, 0.7))
+    assert torch.equal(ours.levels, theirs.levels)
+    assert torch.allclose(ours.errors, theirs.errors)
+    assert torch.equal(ours.bits, theirs.bits)
+    assert not torch.equal(ours.levels, full.levels)  # it can fail
+    energy = Quadratic.of(original, blocks).energy
+    assert energy == pytest.approx(Quadratic.of(original, beside).energy)
+
+
+def test_independent_inputs_need_no_matrix_of_all_pairs():
+    original = weight(3, 50_000)
+    alone = Quadratic.of(original, None)
+    assert sum(block.numel() for block in alone.blocks) < 2_000_000
+    assert alone.energy == pytest.approx(float(original.double().square().sum()))
+    small = weight(6, 70)
+    ours = ladder(Quadratic.of(small, None), steps(0.2, 0.7))
+    theirs = ladder(Quadratic.of(small, torch.eye(70)), steps(0.2, 0.7))
+    assert torch.equal(ours.levels, theirs.levels)
 
 
 def test_nearly_reaches_the_reference_at_the_same_price():
