@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,38 +77,45 @@ def sparse_plus_svd(
 
 def best_split(
     weight: Tensor,
-    rank_within: Callable[[int], int],
-    channels: Sequence[int],
+    frontier: Mapping[int, int],
     *,
     covariance: Tensor | None = None,
-) -> tuple[int, int] | None:
-    """Give the (channels, rank) that err least among those that fit.
+) -> tuple[int, int]:
+    """Give the (channels, rank) that err least.
 
-    For each number of channels only the largest rank that fits is of interest. Their errors are
-    predicted in one sweep in which S takes more and more channels and L is fitted anew; the best
-    few are then split in full.
+    The errors are predicted in one sweep in which S takes more and more channels and L is fitted
+    anew; the best few are then split in full.
 
     Args:
         weight: ``(T, S, kH, kW)``, or ``(T, S)``.
-        rank_within: Gives the largest rank that is cheap enough beside so many channels; 0 if none
-            is. Never rises.
-        channels: Numbers of channels to choose from, ascending, 1 to S - 1.
+        frontier: Numbers of channels to choose from, ascending, 1 to S - 1, each with the rank that
+            is to go with it.
         covariance: As for ``sparse_plus_svd``.
-
-    Returns:
-        Both numbers, or None if nothing fits.
 
     Raises:
         ValueError: The covariance does not belong to the weight, or a value is not finite.
     """
-    frontier = {count: rank for count in channels if (rank := rank_within(count)) > 0}
-    if not frontier:
-        return None
     problem = _Problem.of(weight, covariance)
-    predicted = problem.swept(frontier)
-    likely = sorted(frontier, key=lambda count: predicted[count].error)[:_TRIED]
-    best = min(likely, key=lambda count: problem.best(count, frontier[count]).error)
-    return best, frontier[best]
+    return min(problem.likely(frontier)[:_TRIED], key=lambda split: problem.best(*split).error)
+
+
+def predicted_splits(
+    weight: Tensor, frontiers: Sequence[Mapping[int, int]], *, covariance: Tensor | None = None
+) -> tuple[tuple[int, int], ...]:
+    """Give, of each of several frontiers, the (channels, rank) that are predicted to err least.
+
+    As ``best_split``, but nothing is split in full.
+
+    Args:
+        weight: ``(T, S, kH, kW)``, or ``(T, S)``.
+        frontiers: As ``frontier`` there.
+        covariance: As for ``sparse_plus_svd``.
+
+    Raises:
+        ValueError: The covariance does not belong to the weight, or a value is not finite.
+    """
+    problem = _Problem.of(weight, covariance)
+    return tuple(problem.likely(frontier)[0] for frontier in frontiers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +153,11 @@ class _Problem:
         counts = {max(1, round(channels * step / _STEPS)): rank for step in range(1, _STEPS + 1)}
         fits = [self._exchanged(channels, rank, start) for start in (alone, nothing)]
         return min([*fits, self.swept(counts)[channels]], key=lambda fit: fit.error)
+
+    def likely(self, frontier: Mapping[int, int]) -> list[tuple[int, int]]:
+        """Sort the (channels, rank) of a frontier by the errors that the sweep gives them."""
+        swept = self.swept(frontier)
+        return sorted(frontier.items(), key=lambda split: swept[split[0]].error)
 
     def swept(self, frontier: Mapping[int, int]) -> dict[int, _Fit]:
         """Fit L anew beside more and more channels; per number of channels its rank."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor
 
 from lissom.lowrank.family import Family, Ranks
 from lissom.lowrank.rank import Unit, price, relative_rank
-from lissom.lowrank.sparse_plus import Split, best_split, sparse_plus_svd
+from lissom.lowrank.sparse_plus import Split, best_split, predicted_splits, sparse_plus_svd
 from lissom.plan.alignment import aligned_counts, step_for
 from lissom.plan.cost import Cost
 from lissom.plan.low_rank import Factorization
@@ -103,21 +103,41 @@ class SparsePlusFamily(Family):
         covariance: Tensor | None = None,
     ) -> Ranks | None:
         """Search both together; as in the base class."""
-        most, full = self.full_ranks(shape)
+        frontier = self._frontier(shape, limit, unit)
+        return best_split(weight, frontier, covariance=covariance) if frontier else None
 
-        def rank_within(channels: int) -> int:
-            ranks = range(1, self.settle(shape, (channels, full))[1] + 1)
-            return bisect_right(
-                ranks, limit, key=lambda rank: price(self.cost(shape, (channels, rank)), unit)
-            )
-
-        tried = sorted({max(1, round(most * part / _TRIED)) for part in range(1, _TRIED + 1)})
-        tried = tried if most else []
-        return best_split(weight, rank_within, tried, covariance=covariance)
+    def predicted_within(
+        self,
+        shape: LayerShape,
+        limits: Sequence[int],
+        unit: Unit,
+        weight: Tensor,
+        covariance: Tensor | None = None,
+    ) -> tuple[Ranks | None, ...]:
+        """Predict both for each limit in one sweep over the channels; as in the base class."""
+        frontiers = [self._frontier(shape, limit, unit) for limit in limits]
+        possible = [frontier for frontier in frontiers if frontier]
+        found = iter(predicted_splits(weight, possible, covariance=covariance))
+        return tuple(next(found) if frontier else None for frontier in frontiers)
 
     def saves(self, shape: LayerShape, ranks: Ranks) -> bool:
         """Whether both parts exist and cost less than the layer; as in the base class."""
         return self.gains(shape) and super().saves(shape, ranks)
+
+    def _frontier(self, shape: LayerShape, limit: int, unit: Unit) -> dict[int, int]:
+        """Give numbers of channels, ascending, each with the largest rank that fits beside it."""
+        most, full = self.full_ranks(shape)
+        tried = sorted({max(1, round(most * part / _TRIED)) for part in range(1, _TRIED + 1)})
+        frontier = {}
+        for channels in tried if most else ():
+            ranks = range(1, self.settle(shape, (channels, full))[1] + 1)
+            found = bisect_right(ranks, limit, key=self._price(shape, channels, unit))
+            if found:
+                frontier[channels] = found
+        return frontier
+
+    def _price(self, shape: LayerShape, channels: int, unit: Unit) -> Callable[[int], int]:
+        return lambda rank: price(self.cost(shape, (channels, rank)), unit)
 
     def _steps(self, shape: LayerShape, round_to: int | str) -> tuple[int, int]:
         widths = shape.in_channels, shape.out_channels

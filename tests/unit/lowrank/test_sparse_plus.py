@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lissom.lowrank.factorize import channel_svd, compose_svd
-from lissom.lowrank.sparse_plus import Split, best_split, sparse_plus_svd
+from lissom.lowrank.sparse_plus import Split, best_split, predicted_splits, sparse_plus_svd
 
 
 def _problem(level: str, seed: int = 0) -> tuple[Tensor, Tensor | None]:
@@ -129,19 +129,20 @@ def test_a_planted_sum_is_found(level: str) -> None:
 def test_both_numbers_are_chosen_together() -> None:
     """The best of all splits that fit, each tried in full, is hardly better than the chosen one."""
     weight, covariance = _problem("patches", 3)
-    tried = {}
-
-    def rank_within(channels: int) -> int:
-        return max(0, min(6 - channels, 4 * (5 - channels)))
-
-    for channels in range(1, 5):
-        split = sparse_plus_svd(weight, channels, rank_within(channels), covariance=covariance)
-        tried[channels, rank_within(channels)] = float(_loss(split.dense - weight, covariance))
-    found = best_split(weight, rank_within, range(1, 5), covariance=covariance)
-    assert found is not None
-    assert tried[found] <= 1.05 * min(tried.values())
-    assert max(tried.values()) > 1.5 * min(tried.values())
-    assert best_split(weight, lambda _: 0, range(1, 5), covariance=covariance) is None
+    frontier = {channels: min(6 - channels, 4 * (5 - channels)) for channels in range(1, 5)}
+    tried = {
+        one: float(
+            _loss(sparse_plus_svd(weight, *one, covariance=covariance).dense - weight, covariance)
+        )
+        for one in frontier.items()
+    }
+    least = min(tried.values())
+    assert max(tried.values()) > 1.5 * least
+    assert tried[best_split(weight, frontier, covariance=covariance)] <= 1.001 * least
+    few = {channels: frontier[channels] for channels in (1, 2)}
+    predicted = predicted_splits(weight, [frontier, few], covariance=covariance)
+    assert tried[predicted[0]] <= 1.2 * least
+    assert predicted[1] in few.items()
 
 
 def test_a_linear_layer_is_split_too() -> None:
@@ -170,4 +171,4 @@ def test_what_is_no_weight_is_refused() -> None:
     with pytest.raises(ValueError, match=r"needs \(T, S\) or \(T, S, kH, kW\), got \(6,\)"):
         sparse_plus_svd(torch.randn(6), 1, 1)
     with pytest.raises(ValueError, match="covariance has shape"):
-        best_split(torch.randn(6, 5), lambda _: 1, [1], covariance=torch.eye(4))
+        best_split(torch.randn(6, 5), {1: 1}, covariance=torch.eye(4))

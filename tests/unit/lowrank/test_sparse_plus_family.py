@@ -64,3 +64,7 @@ def test_the_joint_search_keeps_the_limit_and_errs_less(unit) -> None:
     ]
     assert errors[0] < 0.8 * errors[1]
     assert FAMILY.best_within(NARROW, 10, unit, weight) is None
+    predicted = FAMILY.predicted_within(NARROW, [10, limit, 2 * limit], unit, weight)
+    assert predicted[0] is None
+    assert getattr(FAMILY.cost(NARROW, predicted[1]), unit) <= limit
+    assert predicted[2] > predicted[1]
