@@ -26,7 +26,7 @@ from lissom.train.settings import TrainSettings
 
 T = TypeVar("T")
 
-_VARIANTS = ("nahc", "ahc")
+_VARIANTS = ("nahc", "ahc", "ahc_sum")
 _SHARED = ("seed", "device")
 
 
@@ -84,7 +84,7 @@ class Stage(Section):
     """One method of a run.
 
     Attributes:
-        method: ``hmc``; ``nahc`` and ``ahc`` are read as variants of it.
+        method: ``hmc``; ``nahc``, ``ahc`` and ``ahc_sum`` are read as variants of it.
         options: Fields of the method's settings; in YAML they stand beside ``method``.
     """
 
