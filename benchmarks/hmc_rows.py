@@ -12,6 +12,7 @@ _ARMS = {
     "hmc": (),
     "nahc": ("stages.0.variant=nahc",),
     "ahc": ("stages.0.variant=ahc",),
+    "ahc-sum": ("stages.0.variant=ahc_sum",),
     "random-groups": ("stages.0.groups=random",),
     "inverted-groups": ("stages.0.groups=inverted",),
     "decompose-only": ("stages.0.variant=decompose_only",),
