@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from lissom.models.catalog import build_model
     from lissom.models.weights import load_weights
     from lissom.pipeline.compress import compress
-    from lissom.pipeline.job import Result
+    from lissom.pipeline.iterations import Iterated
+    from lissom.pipeline.result import Result
     from lissom.pipeline.settings import Settings
     from lissom.plan.budget import Budget
     from lissom.plan.plan import Plan
@@ -34,6 +35,7 @@ _HOMES = {
     "DataOptions": "lissom.data.options",
     "Hmc": "lissom.methods.hmc",
     "HmcSettings": "lissom.methods.hmc",
+    "Iterated": "lissom.pipeline.iterations",
     "LissomError": "lissom.errors",
     "Method": "lissom.extension",
     "ModelGraph": "lissom.graph.layers",
@@ -41,7 +43,7 @@ _HOMES = {
     "Plan": "lissom.plan.plan",
     "Proposal": "lissom.extension",
     "Report": "lissom.report.report",
-    "Result": "lissom.pipeline.job",
+    "Result": "lissom.pipeline.result",
     "Settings": "lissom.pipeline.settings",
     "Task": "lissom.task",
     "TrainSettings": "lissom.train.settings",
@@ -62,6 +64,7 @@ __all__ = [
     "DataOptions",
     "Hmc",
     "HmcSettings",
+    "Iterated",
     "LissomError",
     "Method",
     "ModelGraph",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lissom.pipeline.job import Result
+from lissom.pipeline.result import Result
 from lissom.recipe.recipe import Recipe
 
 # Few images and one point per curve: the flow is under test here, not the quality of the decisions.

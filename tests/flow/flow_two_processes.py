@@ -9,7 +9,7 @@ import torch
 
 from lissom.artifacts import weights_content
 from lissom.cli.app import run
-from lissom.pipeline.job import Result
+from lissom.pipeline.result import Result
 
 
 def noting(result: Result, out: Path, recipe: str | None = None) -> None:

@@ -35,7 +35,7 @@ def compress(
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the data set's files.")] = None,
     method: Annotated[
-        str | None, typer.Option(help="hmc, nahc, ahc, edp or ajc.", metavar="M")
+        str | None, typer.Option(help="hmc, nahc, ahc, ahc_sum, edp or ajc.", metavar="M")
     ] = None,
     budget: Annotated[
         str | None,
@@ -84,8 +84,8 @@ def compress(
         list[str] | None,
         typer.Option(
             "--set",
-            help="Any setting of a recipe: recover.learning_rate=0.01, stages.0.tau=0.3 "
-            "(may be repeated).",
+            help="Any setting of a recipe: recover.learning_rate=0.01, stages.0.tau=0.3, "
+            "stages.0.iterations=3 (may be repeated).",
             metavar="PLACE=VALUE",
         ),
     ] = None,
@@ -169,6 +169,12 @@ def _preview(recipe: Recipe) -> None:
     from lissom.cli.console import say, show
     from lissom.pipeline.recipe_run import preview_recipe
     from lissom.report.preview import layout
+    from lissom.report.steps import filled
+    from lissom.report.terminal import plain_table
 
     found = preview_recipe(recipe, say)
+    if len(found.steps) > 1:
+        show("Steps, if each comes out as asked:")
+        show(filled(plain_table(), found.steps, None))
+        show("\nThe first of them:")
     show(layout(found.graph, found.proposal, found.feasibility.smallest))

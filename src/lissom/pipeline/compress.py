@@ -13,11 +13,15 @@ from torch import Tensor, nn
 from lissom.errors import RecipeError
 from lissom.extension import Method
 from lissom.methods.catalog import method_called
-from lissom.pipeline.job import Job, Result
+from lissom.pipeline.iterations import Iterated
+from lissom.pipeline.job import Job
+from lissom.pipeline.result import Result
 from lissom.pipeline.settings import Settings
 from lissom.pipeline.workspace import Workspace
 from lissom.plan.budget import Budget
 from lissom.task import Classification, Data, Task
+
+Asked = str | Method | Iterated
 
 
 def compress(  # noqa: PLR0913  (the public face: network, data, task, method, budget, settings)
@@ -26,7 +30,7 @@ def compress(  # noqa: PLR0913  (the public face: network, data, task, method, b
     *,
     data: Data,
     task: Task | None = None,
-    method: str | Method | Sequence[str | Method] = "hmc",
+    method: Asked | Sequence[Asked] = "hmc",
     budget: str | Budget,
     settings: Settings | None = None,
 ) -> Result:
@@ -38,7 +42,8 @@ def compress(  # noqa: PLR0913  (the public face: network, data, task, method, b
         data: What it is measured and recovered on.
         task: Loss, metric, inputs; classification by default.
         method: Name of a method, a method with its settings, or several, applied in turn: those
-            that share a limit then go the same fraction of the way each.
+            that share a limit then go the same fraction of the way each. ``Iterated`` lets one go
+            its way in several iterations.
         budget: Such as ``macs=0.5``, ``macs=0.5,params=0.4``, ``size=25x`` (bytes of the file) or
             ``max_drop=1.0`` (points of the metric); which of these, the method says.
         settings: Everything else.
@@ -59,8 +64,8 @@ def compress(  # noqa: PLR0913  (the public face: network, data, task, method, b
         return job.run(methods, limits, Workspace(folder))
 
 
-def _methods(given: str | Method | Sequence[str | Method]) -> tuple[Method, ...]:
-    several = given if isinstance(given, (tuple, list)) else (cast("str | Method", given),)
+def _methods(given: Asked | Sequence[Asked]) -> tuple[Method | Iterated, ...]:
+    several = given if isinstance(given, (tuple, list)) else (cast("Asked", given),)
     if not several:
         raise RecipeError("method: none is given; expected a name such as hmc, or a method")
     return tuple(method_called(one) if isinstance(one, str) else one for one in several)

@@ -13,8 +13,8 @@ from lissom.export.files import write_files
 from lissom.extension import limits_of
 from lissom.methods.catalog import method_called
 from lissom.models.catalog import build_model
-from lissom.pipeline.job import Result
 from lissom.pipeline.recipe_run import check_out, run_recipe
+from lissom.pipeline.result import Result
 from lissom.recipe.recipe import Recipe
 from lissom.task import Classification
 from lissom.train.loop import train

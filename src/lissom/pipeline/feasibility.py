@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lissom.errors import BudgetError
@@ -25,7 +25,7 @@ class FeasibilityRow:
 
     Attributes:
         quantity: ``macs``, ``params``, ``size`` (bytes) or ``max_drop`` (points).
-        smallest: The least that the method can reach; None where only the run will tell.
+        smallest: The least that a method can reach at once; None where only the run will tell.
         now: What the network has; of ``size`` its parameters as float32, of ``max_drop`` None.
         asked: The limit.
         text: The limit as the user wrote it.
@@ -48,14 +48,14 @@ class Feasibility:
     """Smallest reachable, now and asked, for each limit.
 
     Attributes:
-        method: Whose menu it is.
+        method: Whose menu it is; of several stages, the names of those that were asked.
         rows: One per limit.
-        smallest: The least that the method can reach, per quantity, limited or not.
+        smallest: The least that the first stage can reach, per quantity, limited or not.
     """
 
     method: str
     rows: tuple[FeasibilityRow, ...]
-    smallest: Cost = Cost()
+    smallest: Cost
 
     def check(self) -> None:
         """Refuse what can't be reached.
@@ -87,15 +87,18 @@ class Feasibility:
 
 
 def feasibility(
-    methods: Sequence[Method], budget: Budget, now: Cost, smallest: Cost
+    methods: Sequence[Method], budget: Budget, now: Cost, smallest: Callable[[Method], Cost]
 ) -> Feasibility:
     """Compare a budget with what the stages can reach.
+
+    Of a quantity that the first stage can be held to, every stage that can is asked for the least
+    that it reaches at once, and the best answer counts.
 
     Args:
         methods: One per stage.
         budget: What is asked.
         now: Cost of the original network.
-        smallest: The least that the first stage can reach, per quantity.
+        smallest: Gives the least that a method can reach on that network, per quantity.
 
     Raises:
         BudgetError: A limit is on something that no stage can be held to, or a stage can be held to
@@ -103,31 +106,32 @@ def feasibility(
     """
     _check_held(methods, budget)
     given = budget.to_dict()
-    asked, had, least = _amounts(budget, now), _of(now), _of(smallest)
-    least["size"] = -(-smallest.bits // 8)
+    asked, had = _amounts(budget, now), _of(now)
     empty = next((name for name in asked if not had[name]), None)
     if empty is not None:
         raise BudgetError(
             f"budget: the network has no {empty} to limit; expected one with convolutions or "
             "linear layers"
         )
-    # What a later stage can reach depends on what the earlier ones leave.
-    known = _held(methods[0])
+    # What a later stage alone can be held to depends on what the earlier ones leave.
+    known = _held(methods[0]) & asked.keys()
+    first, *others = methods
+    costs = [(first, smallest(first))]
+    costs += [(method, smallest(method)) for method in others if known & _held(method)]
+    least = {
+        name: min(_least(cost)[name] for method, cost in costs if name in _held(method))
+        for name in known
+    }
     rows = [
-        FeasibilityRow(
-            name,
-            least[name] if name in known else None,
-            had[name],
-            limit,
-            str(given[name]["text"]),
-        )
+        FeasibilityRow(name, least.get(name), had[name], limit, str(given[name]["text"]))
         for name, limit in asked.items()
     ]
     if budget.max_drop is not None:
         rows.append(
             FeasibilityRow("max_drop", None, None, budget.max_drop.value, budget.max_drop.text)
         )
-    return Feasibility(methods[0].name, tuple(rows), smallest)
+    names = " or ".join(dict.fromkeys(method.name for method, _ in costs))
+    return Feasibility(names, tuple(rows), costs[0][1])
 
 
 def stage_budgets(budget: Budget, original: Cost, methods: Sequence[Method]) -> tuple[Budget, ...]:
@@ -211,6 +215,10 @@ def _amounts(budget: Budget, original: Cost) -> dict[str, int]:
 
 def _of(cost: Cost) -> dict[str, int]:
     return {"params": cost.params, "macs": cost.macs, "size": cost.float_bytes}
+
+
+def _least(cost: Cost) -> dict[str, int]:
+    return _of(cost) | {"size": -(-cost.bits // 8)}
 
 
 def _text(value: float | None) -> str:

@@ -6,82 +6,34 @@ import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
-from lissom.artifacts import Artifacts, save
 from lissom.extension import Method, ModelView, Proposal
 from lissom.graph.capture import capture
 from lissom.graph.layers import ModelGraph
 from lissom.pipeline.apply import applied, check_counts, packed_file
 from lissom.pipeline.checks import check_data, check_finite, check_teacher
-from lissom.pipeline.feasibility import Feasibility, feasibility, stage_budgets
-from lissom.pipeline.reporting import Run, Side, Stage, report_of
+from lissom.pipeline.evidence import Stage
+from lissom.pipeline.feasibility import Feasibility, feasibility
+from lissom.pipeline.identity import facts_of, identity_of
+from lissom.pipeline.iterations import Iterated, Step, check_step, foreseen, iterated, steps_of
+from lissom.pipeline.reporting import Run, Side, report_of
+from lissom.pipeline.result import Preview, Result
 from lissom.pipeline.settings import Settings
+from lissom.pipeline.stage_folder import Outcome, StageFolder
 from lissom.pipeline.training import Training
-from lissom.pipeline.workspace import StageFolder, Workspace
+from lissom.pipeline.workspace import Workspace
 from lissom.plan.budget import Budget
 from lissom.plan.plan import Plan
 from lissom.progress import speaks
-from lissom.report.report import Report
-from lissom.sensitivity.cache import fingerprint
 from lissom.task import Data, Task
 from lissom.train.evaluate import evaluate, watched
 from lissom.train.log import TrainingLog
 from lissom.train.machine import choose_device
 from lissom.train.processes import Processes, join
 from lissom.train.seeding import own_randomness, seed_all
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a run gives.
-
-    Attributes:
-        model: The compressed network, in eval mode on the CPU.
-        plan: What was done to the original.
-        report: What was measured.
-        onnx: Content of model.onnx.
-        packed: Content of model.lsm, where the plan quantizes or the budget limits size.
-    """
-
-    model: nn.Module
-    plan: Plan
-    report: Report
-    onnx: bytes
-    packed: bytes | None = None
-
-    def save(self, out: Path | str, recipe: str | None = None) -> None:
-        """Write plan.json, weights.safetensors, report.json, model.onnx (and recipe.yaml).
-
-        If there is a packed file, model.lsm, too.
-
-        Of several processes only the first one writes.
-
-        Raises:
-            LissomError: The folder can't be written to; nothing is left half-written.
-        """
-        if Processes.here().first:
-            files = (self.model, self.plan, self.report, recipe, self.onnx, self.packed)
-            save(Path(out), Artifacts(*files))
-
-
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """What a run would do.
-
-    Attributes:
-        feasibility: Smallest reachable, now, asked.
-        graph: The original network.
-        proposal: What the first method decided; None if it learns that in training.
-    """
-
-    feasibility: Feasibility
-    graph: ModelGraph
-    proposal: Proposal | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +81,8 @@ class Job:
             settings = replace(settings, say=lambda _line: None, cache=None)
         return cls(copy.deepcopy(model).cpu().eval(), inputs, data, task, settings)
 
-    def preview(self, methods: Sequence[Method], budget: Budget) -> Preview:
-        """Say what the first method would do, but build and train nothing.
+    def preview(self, asked: Sequence[Method | Iterated], budget: Budget) -> Preview:
+        """Say what the first step would do, but build and train nothing.
 
         A method that trains in order to decide is not asked: what it can reach is all that is said.
 
@@ -139,15 +91,18 @@ class Job:
         """
         with own_randomness():
             view = self._view(self.model, self._capture(self.model), self._base)
-            table = self._feasible(methods, view, budget)
+            table, steps = self._feasible(tuple(map(iterated, asked)), view, budget)
             check_teacher(self.model, self.settings.teacher, self.task, self.example_inputs)
-            if getattr(methods[0], "trains", False):
-                return Preview(table, view.graph, None)
-            target = stage_budgets(budget, view.graph.cost, methods)[0]
-            with self._phase(f"decide ({methods[0].name})"):
-                return Preview(table, view.graph, methods[0].plan(view, target))
+            first, rows = steps[0], foreseen(steps, view.graph.cost)
+            if getattr(first.method, "trains", False):
+                return Preview(table, view.graph, None, rows)
+            with self._phase(f"decide ({first.method.name})"):
+                proposal = first.method.plan(view, first.budget(view.graph.cost))
+            return Preview(table, view.graph, proposal, rows)
 
-    def run(self, methods: Sequence[Method], budget: Budget, workspace: Workspace) -> Result:
+    def run(
+        self, asked: Sequence[Method | Iterated], budget: Budget, workspace: Workspace
+    ) -> Result:
         """Take every hop and report.
 
         Several processes all do the same, but for what only the first one does: it decides where
@@ -158,56 +113,100 @@ class Job:
         """
         with own_randomness():
             view = self._view(self.model, self._capture(self.model), self._base)
-            table = self._feasible(methods, view, budget)
+            stages = tuple(map(iterated, asked))
+            table, steps = self._feasible(stages, view, budget)
             check_teacher(self.model, self.settings.teacher, self.task, self.example_inputs)
             processes = join(self.settings.recover)
             for network in filter(None, (self.model, self.settings.teacher)):
                 processes.equalize(network)
-            identity = self._identity(methods, budget)
+            identity = identity_of(self.model, stages, budget, self.settings)
             processes.from_first(lambda: workspace.check(identity))
             with workspace.claimed(identity) if processes.first else nullcontext():
-                return self._carry_out(methods, budget, view, table, workspace)
+                sides, done = self._take_all(steps, view.graph, workspace)
+                limit = budget.bytes_limit(view.graph.cost)
+                facts = facts_of(stages, self.settings)
+                return self._report(Run(self.task, sides, done, table, facts), limit)
 
-    def _carry_out(
+    def _take_all(
+        self, steps: Sequence[Step], graph: ModelGraph, workspace: Workspace
+    ) -> tuple[tuple[Side, Side], tuple[Stage, ...]]:
+        first = side = Side(self.model, graph, self._evaluate("evaluate original", self.model))
+        plan, done = self._base, list[Stage]()
+        for step in steps:
+            number = step.iteration if step.iterations > 1 else 0
+            folder = workspace.stage(step.stage, number)
+            side, stage = self._take(step, side, plan, folder)
+            plan = stage.plan
+            done.append(stage)
+        return (first, side), tuple(done)
+
+    def _take(self, step: Step, start: Side, base: Plan, folder: StageFolder) -> tuple[Side, Stage]:
+        """Decide, apply and recover; nothing that was finished before is done again."""
+        asked = step.budget(start.graph.cost)
+        training = self._training(step.epochs)
+        view = self._view(start.model, start.graph, base)
+        if Processes.here().world == 1 or getattr(step.method, "trains", False):
+            view = replace(view, train=training.of_method(step.method.name, start.model, folder))
+        view = replace(view, score=training.score, recalibrate=training.recalibrate)
+        proposal = self._decide(step, view, asked, folder)
+        network, plan = applied(start.model, proposal), base + proposal.plan
+        graph = self._capture(network)
+        check_counts(step.method, asked, start.graph, graph)
+        outcome = self._recovered(network, plan, proposal, folder, training)
+        row = replace(
+            step.row(asked),
+            params=graph.cost.params,
+            macs=graph.cost.macs,
+            metric_raw=outcome.metric_raw,
+            metric=outcome.metric,
+        )
+        return Side(network, graph, outcome.metric), Stage(row, proposal, plan, outcome.history)
+
+    def _recovered(
         self,
-        methods: Sequence[Method],
-        budget: Budget,
-        view: ModelView,
-        table: Feasibility,
-        workspace: Workspace,
-    ) -> Result:
-        graph = view.graph
-        before = self._evaluate("evaluate original", self.model)
-        stages: list[Stage] = []
+        network: nn.Module,
+        plan: Plan,
+        proposal: Proposal,
+        folder: StageFolder,
+        training: Training,
+    ) -> Outcome:
         processes = Processes.here()
-        settings, teacher = self.settings, self.settings.teacher or self.model
-        training = Training(self.data, self.task, settings.recover, teacher, settings.logs)
-        network, plan = self.model, self._base
-        for index, target in enumerate(stage_budgets(budget, graph.cost, methods)):
-            method, folder = methods[index], workspace.stage(index)
-            if processes.world == 1 or getattr(method, "trains", False):
-                view = replace(view, train=training.of_method(method.name, network, folder))
-            view = replace(view, score=training.score, recalibrate=training.recalibrate)
-            proposal = self._decide(method, view, target, folder)
-            network, plan = applied(network, proposal), plan + proposal.plan
-            view = self._view(network, self._capture(network), plan)
-            check_counts(method, target, graph, view.graph)
-            raw = self._evaluate("evaluate before recovery", network)
-            with self._phase("recover"):
-                history = training.recover(network, plan, proposal, folder)
-                processes.equalize(network)
-            stages.append(Stage(method.name, proposal, raw, history))
-        limit = budget.bytes_limit(graph.cost)
+        known = processes.from_first(folder.outcome)
+        if known is not None:
+            network.load_state_dict(known.values)
+            return known
+        raw = self._evaluate("evaluate before recovery", network)
+        with self._phase("recover"):
+            history = training.recover(network, plan, proposal, folder)
+            processes.equalize(network)
+        network.eval()
+        metric = self._evaluate("evaluate compressed", network)
+        outcome = Outcome(raw, metric, history, network.state_dict())
+        if processes.first:
+            folder.finish(outcome)
+        return outcome
+
+    def _report(self, run: Run, limit: int | None) -> Result:
+        """Pack, and measure what is left to measure.
+
+        Args:
+            run: What was done.
+            limit: The most bytes that the file may have; None where that was not asked.
+        """
+        processes, network = Processes.here(), run.sides[1].model
         with self._phase("pack"):
-            packed = processes.from_first(lambda: packed_file(network, plan, limit))
-        after = self._evaluate("evaluate compressed", network)
-        sides = Side(self.model, graph, before), Side(network, view.graph, after)
-        run = Run(self.task, sides, tuple(stages), plan, table, self._facts(methods), packed)
+            packed = processes.from_first(lambda: packed_file(network, run.plan, limit))
+        complete = replace(run, packed=packed)
         report, onnx = processes.from_first(
-            lambda: report_of(run, self.example_inputs, self.settings.latency, self.seconds)
+            lambda: report_of(complete, self.example_inputs, self.settings.latency, self.seconds)
         )
         content = None if packed is None else packed.content
-        return Result(network.eval(), plan, report, onnx, content)
+        return Result(network.eval(), run.plan, report, onnx, content)
+
+    def _training(self, epochs: int) -> Training:
+        settings, teacher = self.settings, self.settings.teacher or self.model
+        recover = replace(settings.recover, epochs=epochs)
+        return Training(self.data, self.task, recover, teacher, settings.logs)
 
     def _capture(self, model: nn.Module) -> ModelGraph:
         with self._phase("capture"):
@@ -233,33 +232,40 @@ class Job:
             base=base,
         )
 
-    def _feasible(self, methods: Sequence[Method], view: ModelView, budget: Budget) -> Feasibility:
+    def _feasible(
+        self, stages: Sequence[Iterated], view: ModelView, budget: Budget
+    ) -> tuple[Feasibility, tuple[Step, ...]]:
+        methods, now = [stage.method for stage in stages], view.graph.cost
         with self._phase("feasibility"):
-            table = feasibility(methods, budget, view.graph.cost, methods[0].smallest(view))
+            table = feasibility(methods, budget, now, lambda method: method.smallest(view))
         self.settings.say(table.table)
         table.check()
-        return table
+        steps = steps_of(stages, budget, now, self.settings.recover.epochs)
+        if len(steps) > 1:
+            check_step(steps[0], now, table.smallest)
+        return table, steps
 
-    def _decide(
-        self, method: Method, view: ModelView, budget: Budget, stage: StageFolder
-    ) -> Proposal:
-        processes = Processes.here()
-        known = processes.from_first(stage.load)
+    def _decide(self, step: Step, view: ModelView, asked: Budget, folder: StageFolder) -> Proposal:
+        method, processes = step.method, Processes.here()
+        known = processes.from_first(folder.load)
         if known is not None:
             self.settings.say(
-                f"{method.name}: decided before, {len(known.plan.decisions)} decisions"
+                f"{step.title}: decided before, {len(known.plan.decisions)} decisions"
             )
             return known
+        self.settings.say(f"{step.title}: at most {asked}")
         with self._phase(f"decide ({method.name})"):
+            if step.iteration > 1 or step.stage > 0:  # the first has been checked
+                check_step(step, view.graph.cost, method.smallest(view))
             # Training takes all processes, and some methods share their measurements out.
             together = getattr(method, "plan_together", None) if processes.world > 1 else None
             if getattr(method, "trains", False) or together is not None:
-                own = (together or method.plan)(view, budget)
+                own = (together or method.plan)(view, asked)
                 proposal = processes.from_first(lambda: own)
             else:
-                proposal = processes.from_first(lambda: method.plan(view, budget))
+                proposal = processes.from_first(lambda: method.plan(view, asked))
         if processes.first:
-            stage.save(proposal)
+            folder.save(proposal)
         return proposal
 
     def _evaluate(self, phase: str, model: nn.Module) -> float:
@@ -268,27 +274,6 @@ class Job:
             value = evaluate(model, watched(phase, self.data.test), self.task, device=device)
         self.settings.say(f"{phase}: {self.task.metric.name} {value:.4f}")
         return value
-
-    def _facts(self, methods: Sequence[Method]) -> dict[str, Any]:
-        """Give the settings that change the meaning of the report."""
-        stages = [getattr(method, "settings", None) for method in methods]
-        return {
-            "stages": [asdict(stage) if stage is not None else {} for stage in stages],
-            "round_to": self.settings.round_to,
-            "ignore": list(self.settings.ignore),
-            "recover": asdict(self.settings.recover),
-        }
-
-    def _identity(self, methods: Sequence[Method], budget: Budget) -> dict[str, Any]:
-        """Give everything that a run must share with the one that it continues."""
-        teacher = self.settings.teacher
-        return {
-            "methods": [method.name for method in methods],
-            "budget": {key: limit["text"] for key, limit in budget.to_dict().items()},
-            "network": fingerprint(self.model, {}),
-            "teacher": None if teacher is None else fingerprint(teacher, {}),
-            **self._facts(methods),
-        }
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

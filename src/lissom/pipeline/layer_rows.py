@@ -18,6 +18,8 @@ from lissom.plan.quantize import Quantize
 from lissom.plan.sparse_plus import SparsePlusSVD
 from lissom.report.report import LayerRow, LayerState
 
+_FAMILIES = frozenset({"prune", "decompose", "both"})
+
 
 @dataclass(frozen=True, slots=True)
 class _Factors:
@@ -36,8 +38,7 @@ def layer_rows(
     Args:
         original: What the original network is made of.
         compressed: What the new one is made of, measured on itself.
-        proposals: What each stage decided, in order; labels, units and sensitivities are the
-            first's.
+        proposals: What each step decided, in order; units and sensitivities are the first's.
         weights: Values in the weight of each layer of the new one.
     """
     first = proposals[0]
@@ -49,6 +50,7 @@ def layer_rows(
     units = {
         layer: unit["name"] for unit in first.evidence.get("units", ()) for layer in unit["layers"]
     }
+    groups = _groups(original, proposals)
     rows = []
     for spec in original.layers:
         of_layer = factors.get(spec.name) or factors.get(_parent(spec.name), _Factors())
@@ -60,7 +62,7 @@ def layer_rows(
                 before=_state([spec], _Factors()),
                 after=_quantized(_state(parts, of_layer), parts, levels, weights),
                 unit=units.get(spec.name, ""),
-                group=first.labels.get(spec.name, "") if spec.cost.macs else "",
+                group=groups.get(spec.name, "") if spec.cost.macs else "",
                 decision=_decision_text(spec, parts, of_layer, cut, levels),
                 sensitivities=first.sensitivities.get(spec.name, {}),
             )
@@ -73,13 +75,35 @@ def _by_original(original: ModelGraph, compressed: ModelGraph) -> dict[str, list
     names = [layer.name for layer in original.layers]
     found: dict[str, list[LayerSpec]] = {}
     for layer in compressed.layers:
-        name = layer.name
-        while name not in names and "." in name:
-            name = _parent(name)
+        name = _origin(layer.name, names)
         if name not in names:  # merged from layers of the original: in the place of the first
             name = next((one for one in names if _parent(one) == layer.name), name)
         found.setdefault(name, []).append(layer)
     return found
+
+
+def _groups(original: ModelGraph, proposals: Sequence[Proposal]) -> dict[str, str]:
+    """Give each layer's group: what all steps together did to it and its parts."""
+    names = [layer.name for layer in original.layers]
+    found: dict[str, list[str]] = {}
+    for proposal in proposals:
+        for name, label in proposal.labels.items():
+            found.setdefault(_origin(name, names), []).append(label)
+    return {name: _joined(labels) for name, labels in found.items()}
+
+
+def _joined(labels: Sequence[str]) -> str:
+    done = [label for label in labels if label not in ("", "keep")]
+    if not done:
+        return "keep" if "keep" in labels else ""
+    return "both" if set(done) > {done[0]} and set(done) <= _FAMILIES else done[0]
+
+
+def _origin(name: str, names: Collection[str]) -> str:
+    """Give the layer of the original that ``name`` is or is a part of."""
+    while name not in names and "." in name:
+        name = _parent(name)
+    return name
 
 
 def _parent(name: str) -> str:

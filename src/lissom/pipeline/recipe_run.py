@@ -23,13 +23,15 @@ from lissom.methods.hmc import VARIANTS, Hmc
 from lissom.models.catalog import LISSOM_MODELS, build_model, preprocessing
 from lissom.models.outside import build_from_factory, call_factory
 from lissom.models.weights import load_weights
-from lissom.pipeline.checks import check_classes
-from lissom.pipeline.job import Job, Preview, Result
+from lissom.pipeline.checks import check_classes, check_epochs
+from lissom.pipeline.iterations import Iterated, iterated
+from lissom.pipeline.job import Job
+from lissom.pipeline.result import Preview, Result
 from lissom.pipeline.settings import Settings
 from lissom.pipeline.workspace import Workspace
 from lissom.plan.plan import Plan, Source
 from lissom.recipe.read import is_factory
-from lissom.recipe.recipe import ModelSection, Recipe
+from lissom.recipe.recipe import ModelSection, Recipe, Stage
 from lissom.task import Classification, Data
 from lissom.train.processes import Processes
 from lissom.train.seeding import own_randomness, seed_all
@@ -59,7 +61,8 @@ def run_recipe(
     methods = methods_of(recipe)
     job = job_of(recipe, say, out / LOGS)
     result = job.run(methods, recipe.limits, workspace)
-    effective = recipe.to_yaml([getattr(method, "settings", None) for method in methods])
+    settings = [getattr(iterated(one).method, "settings", None) for one in methods]
+    effective = recipe.to_yaml(settings)
     result.save(out, effective)
     if not Processes.here().first:
         return result
@@ -209,20 +212,30 @@ def inputs_of(shapes: str) -> tuple[Tensor, ...]:
     return tuple(torch.zeros(1, *shape[1:]) for shape in sizes)
 
 
-def methods_of(recipe: Recipe) -> tuple[Method, ...]:
+def methods_of(recipe: Recipe) -> tuple[Method | Iterated, ...]:
     """Make the methods of a recipe's stages with their settings.
 
     Raises:
-        RecipeError: An unknown method, or an option that it has not got.
+        RecipeError: An unknown method, an option that it has not got, or a method that can't be
+            iterated.
     """
-    methods: list[Method] = []
+    methods: list[Method | Iterated] = []
     known = {**METHODS, **dict.fromkeys(VARIANTS, Hmc)}
     for index, stage in enumerate(recipe.stages):
         cls: Any = find_method(stage.method, known)
         settings = SETTINGS.get(stage.method)
         where = f"stages.{index}"
-        methods.append(cls(stage.settings(settings, where)) if settings else cls(**stage.options))
+        method = cls(stage.settings(settings, where)) if settings else cls(**stage.options)
+        methods.append(method if stage.iterations == 1 else _iterated(method, stage, where))
+    check_epochs(recipe.train_settings().epochs, methods)
     return tuple(methods)
+
+
+def _iterated(method: Method, stage: Stage, where: str) -> Iterated:
+    try:
+        return Iterated(method, stage.iterations, stage.iteration_epochs)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from None
 
 
 def default_cache() -> Path:

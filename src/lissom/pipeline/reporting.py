@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +12,12 @@ from torch import Tensor, nn
 
 from lissom.artifacts import weights_content
 from lissom.export.onnx import OnnxCheck, export_onnx
-from lissom.extension import Proposal
 from lissom.graph.layers import ModelGraph
 from lissom.measure.baselines import int8_onnx_bytes
 from lissom.measure.latency import Conditions, Latency, onnx_latency
 from lissom.measure.memory import peak_activation_bytes
 from lissom.packed.writer import PackedFile
+from lissom.pipeline.evidence import Stage, evidence_of, sections_of
 from lissom.pipeline.feasibility import Feasibility
 from lissom.pipeline.layer_rows import layer_rows
 from lissom.pipeline.storage import not_levels, storage_section
@@ -26,9 +25,8 @@ from lissom.plan.cost import Cost
 from lissom.plan.plan import Plan
 from lissom.report.measured import Measured, MetricValue
 from lissom.report.provenance import gather_provenance
-from lissom.report.report import RESERVED, BudgetRow, Report
+from lissom.report.report import BudgetRow, Report
 from lissom.task import Metric, Task
-from lissom.train.history import History
 
 ORIGINAL, COMPRESSED = "original", "compressed"
 _ROUNDING = 1e-9  # of a difference of two metrics, in points
@@ -50,23 +48,6 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """What one method did.
-
-    Attributes:
-        method: Its name.
-        proposal: What it decided.
-        raw: Test metric right after, before recovery.
-        history: The recovery.
-    """
-
-    method: str
-    proposal: Proposal
-    raw: float
-    history: History
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
     """Everything that a run did.
 
@@ -74,7 +55,6 @@ class Run:
         task: Gives the metric its name.
         sides: The original and the compressed network.
         stages: In order.
-        plan: All decisions.
         feasibility: What was asked and what could be reached.
         settings: Settings that change the meaning of the report.
         packed: The packed file of the compressed network; None where none is written.
@@ -83,10 +63,14 @@ class Run:
     task: Task
     sides: tuple[Side, Side]
     stages: tuple[Stage, ...]
-    plan: Plan
     feasibility: Feasibility
     settings: Mapping[str, Any]
     packed: PackedFile | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """Give all decisions."""
+        return self.stages[-1].plan
 
 
 class _Exported(NamedTuple):
@@ -127,12 +111,12 @@ def report_of(
         _measured(run.task, original, example_inputs, latencies[ORIGINAL]),
         replace(
             _measured(run.task, compressed, example_inputs, latencies[COMPRESSED], size),
-            metric_raw=last.raw,
+            metric_raw=last.row.metric_raw,
         ),
     )
     budget = _budget_rows(run.feasibility, *measured)
     report = Report(
-        method="+".join(stage.method for stage in run.stages),
+        method="+".join(stage.row.method for stage in run.stages if stage.row.iteration == 1),
         source="" if run.plan.source is None else run.plan.source.spec,
         original=measured[0],
         compressed=measured[1],
@@ -155,7 +139,7 @@ def report_of(
             channels_last=last.history.channels_last,
         ),
         settings=run.settings,
-        evidence=_evidence(run.stages, original.graph.notes),
+        evidence=evidence_of(run.stages, original.graph.notes),
         predicted={"params": predicted.params, "macs": predicted.macs},
         onnx=asdict(exported.check),
         warnings=(
@@ -163,8 +147,9 @@ def report_of(
             *_losses(budget),
             *_kept(compressed.model, run.plan),
         ),
-        methods=_sections(run.stages),
+        methods=sections_of(run.stages),
         storage=_storage(run, exported.int8_bytes),
+        steps=tuple(stage.row for stage in run.stages) if len(run.stages) > 1 else (),
     )
     return report, exported.content
 
@@ -183,30 +168,6 @@ def _weights(model: nn.Module) -> dict[str, int]:
         for name, parameter in model.named_parameters()
         if name.rpartition(".")[2] == "weight"
     }
-
-
-def _evidence(stages: Sequence[Stage], notes: Sequence[str]) -> dict[str, Any]:
-    first = stages[0].proposal
-    evidence: dict[str, Any] = {
-        "method": dict(first.evidence) if first.training is None else {},
-        "recovery": [asdict(stage.history) for stage in stages],
-        "notes": list(notes),
-    }
-    if any(stage.proposal.training is not None for stage in stages):
-        evidence["training"] = [stage.proposal.training for stage in stages]
-    return evidence
-
-
-def _sections(stages: Sequence[Stage]) -> dict[str, Mapping[str, Any]]:
-    """Give the evidence of each stage that trained a section under a name that is free."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for stage in stages:
-        if stage.proposal.training is None:
-            continue
-        names = chain((stage.method,), (f"{stage.method}_{number}" for number in count(2)))
-        free = next(name for name in names if name not in RESERVED and name not in found)
-        found[free] = dict(stage.proposal.evidence)
-    return found
 
 
 def _exported(run: Run, example_inputs: tuple[Tensor, ...], conditions: Conditions) -> _Exported:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from lissom.extension import Companion, Proposal, Trainer
-from lissom.pipeline.workspace import StageFolder
+from lissom.pipeline.stage_folder import StageFolder
 from lissom.plan.plan import Plan
 from lissom.sensitivity.cache import fingerprint
 from lissom.task import Data, Task
@@ -35,7 +35,7 @@ class Training:
         data: The four sets.
         task: Loss, metric, inputs.
         settings: Of every training of the run.
-        teacher: What it distils from.
+        teacher: What it distils from; the original network also where others come between.
         logs: Folder for what ``settings.log`` asks for, one folder in it per training; or None.
     """
 

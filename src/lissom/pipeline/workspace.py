@@ -5,20 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-
 from lissom.errors import LissomError, RecipeError
 from lissom.export.files import write_files
-from lissom.extension import Proposal
-from lissom.plan.cost import Cost
-from lissom.plan.plan import Plan
+from lissom.pipeline.stage_folder import StageFolder
 
-_PLAN, _VALUES, _FACTS, _RUN = "plan.json", "values.safetensors", "facts.json", "run.json"
+_RUN = "run.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +28,15 @@ class Workspace:
     folder: Path
     identity: Mapping[str, Any] = field(default_factory=dict)
 
-    def stage(self, index: int) -> StageFolder:
-        """Give the folder of one stage."""
-        return StageFolder(self.folder / f"stage{index}")
+    def stage(self, index: int, iteration: int = 0) -> StageFolder:
+        """Give the folder of a stage, or of one of its iterations.
+
+        Args:
+            index: Of the stage, from 0.
+            iteration: From 1; 0 of a stage that goes its way at once.
+        """
+        suffix = f"-iteration{iteration}" if iteration else ""
+        return StageFolder(self.folder / f"stage{index}{suffix}")
 
     def check(self, facts: Mapping[str, Any] | None = None) -> None:
         """Refuse to continue a run of which something else was asked.
@@ -97,69 +98,6 @@ class Workspace:
                 "start anew"
             ) from None
         return noted if isinstance(noted, dict) else {}
-
-
-@dataclass(frozen=True, slots=True)
-class StageFolder:
-    """What one stage decided, and the state of its training.
-
-    Attributes:
-        folder: Made when it is needed.
-    """
-
-    folder: Path
-
-    @property
-    def training(self) -> Path:
-        """Folder of the training state."""
-        return self.folder / "training"
-
-    def save(self, proposal: Proposal) -> None:
-        """Keep what was decided."""
-        facts = {
-            "predicted": list(astuple(proposal.predicted)),
-            "labels": dict(proposal.labels),
-            "sensitivities": {k: dict(v) for k, v in proposal.sensitivities.items()},
-            "evidence": dict(proposal.evidence),
-            "training": None if proposal.training is None else dict(proposal.training),
-            "settled": proposal.settled,
-        }
-        values = {
-            name: t.detach().cpu().contiguous().clone() for name, t in proposal.values.items()
-        }
-        write_files(
-            {
-                self.folder / _PLAN: proposal.plan.to_json().encode(),
-                self.folder / _VALUES: save(values),
-                self.folder / _FACTS: json.dumps(facts).encode(),
-            }
-        )
-
-    def load(self) -> Proposal | None:
-        """Give what was decided before the run was interrupted, or None.
-
-        Raises:
-            LissomError: The files are damaged.
-        """
-        if not (self.folder / _FACTS).exists():
-            return None
-        try:
-            facts = json.loads((self.folder / _FACTS).read_text())
-            plan = Plan.from_json((self.folder / _PLAN).read_text())
-            values = load_file(self.folder / _VALUES)
-            predicted = Cost(*facts["predicted"])
-            curves = {
-                layer: {family: tuple(map(tuple, points)) for family, points in families.items()}
-                for layer, families in facts["sensitivities"].items()
-            }
-            labels, evidence, training = facts["labels"], facts["evidence"], facts.get("training")
-            settled = bool(facts.get("settled"))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError, LissomError) as error:
-            raise LissomError(
-                f"{self.folder}: what was decided can't be read ({error}); "
-                "delete this folder to decide again"
-            ) from None
-        return Proposal(plan, values, predicted, labels, curves, evidence, training, settled)
 
 
 def _flat(values: Any, place: str = "") -> Iterator[tuple[str, Any]]:

@@ -16,11 +16,20 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from lissom.data.options import DataOptions
 from lissom.errors import RecipeError
 from lissom.plan.budget import Budget
+from lissom.recipe.iterations import brief_epochs, check_iterations
 from lissom.recipe.settings import settings_from
 from lissom.train.settings import TrainSettings
 
@@ -28,6 +37,7 @@ T = TypeVar("T")
 
 _VARIANTS = ("nahc", "ahc", "ahc_sum")
 _SHARED = ("seed", "device")
+_OF_STAGE = ("method", "iterations", "iteration_epochs")
 
 
 class Section(BaseModel):
@@ -85,22 +95,33 @@ class Stage(Section):
 
     Attributes:
         method: ``hmc``; ``nahc``, ``ahc`` and ``ahc_sum`` are read as variants of it.
+        iterations: In how many the way to its budget is gone, each with sensitivities of its own.
+        iteration_epochs: Of the recovery after each but the last; None: a tenth of
+            ``recover.epochs``, rounded up.
         options: Fields of the method's settings; in YAML they stand beside ``method``.
     """
 
     method: str
+    iterations: int = Field(default=1, strict=True)
+    iteration_epochs: int | None = Field(default=None, strict=True)
     options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
     def _gather_options(cls, given: Any) -> Any:
-        section = _gathered({"method": given} if isinstance(given, str) else given, ("method",))
+        section = _gathered({"method": given} if isinstance(given, str) else given, _OF_STAGE)
         if isinstance(section, dict) and section.get("method") in _VARIANTS:
             variant, options = section["method"], section["options"]
             if options.get("variant", variant) != variant:
                 raise ValueError(f"method {variant} is hmc with variant {variant}: drop one")
-            return {"method": "hmc", "options": options | {"variant": variant}}
+            return section | {"method": "hmc", "options": options | {"variant": variant}}
         return section
+
+    @model_serializer(mode="wrap")
+    def _leave_one_unsaid(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = write(self)
+        unsaid = _OF_STAGE[1:] if self.iterations == 1 else ()
+        return {key: value for key, value in content.items() if key not in unsaid}
 
     def settings(self, cls: type[T], where: str) -> T:
         """Give the options as the method's settings.
@@ -112,7 +133,7 @@ class Stage(Section):
         Raises:
             RecipeError: An option is unknown or has the wrong type.
         """
-        return settings_from(cls, self.options, where, beside=("method",))
+        return settings_from(cls, self.options, where, beside=_OF_STAGE)
 
 
 class Recipe(Section):
@@ -160,6 +181,15 @@ class Recipe(Section):
         return given
 
     @model_validator(mode="after")
+    def _check_stages(self) -> Self:
+        for index, stage in enumerate(self.stages):
+            try:
+                check_iterations(stage.iterations, stage.iteration_epochs)
+            except RecipeError as error:
+                raise RecipeError(f"stages.{index}: {error}") from None
+        return self
+
+    @model_validator(mode="after")
     def _check_recover(self) -> Self:
         self.train_settings()
         return self
@@ -196,10 +226,13 @@ class Recipe(Section):
         """
         content = self.model_dump(mode="json")
         content["data"] = _spread(content["data"], asdict(self.data_options()))
+        training = asdict(self.train_settings())
         for index, stage in enumerate(content["stages"]):
             full = asdict(stage_settings[index]) if index < len(stage_settings) else {}
+            if "iterations" in stage:
+                asked = stage["iteration_epochs"]
+                stage["iteration_epochs"] = brief_epochs(asked, training["epochs"])
             content["stages"][index] = _spread(stage, full)
-        training = asdict(self.train_settings())
         content["recover"] = {key: training[key] for key in training if key not in _SHARED}
         return yaml.safe_dump(_plain(content), sort_keys=False, allow_unicode=True)
 

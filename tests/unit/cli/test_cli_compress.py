@@ -12,6 +12,7 @@ from lissom.pipeline.feasibility import Feasibility
 from lissom.plan.cost import Cost
 from lissom.plan.plan import Plan
 from lissom.recipe.recipe import Recipe
+from lissom.report.measured import StepRow
 from report_samples import REPORT
 
 BASIC = ("--model", "lissom:resnet20", "--data", "digits", "--budget", "macs=0.5")
@@ -164,6 +165,7 @@ def test_dry_run_shows_feasibility_and_groups_only(
         graph=ModelGraph((layer,), (), ()),
         proposal=Proposal(Plan(()), {}, Cost(500, 20_000, 16_000), labels={"conv1": "prune"}),
         feasibility=Feasibility("hmc", (), Cost(100, 5_000, 3_200)),
+        steps=(StepRow(0, "hmc", 1, 1, {"macs": 20_000.0}, 2),),
     )
     monkeypatch.setattr(recipe_run, "preview_recipe", lambda recipe, say: preview)
     assert run(["compress", *BASIC, "--dry-run", "--out", str(tmp_path / "out")]) == 0
@@ -171,6 +173,7 @@ def test_dry_run_shows_feasibility_and_groups_only(
     assert ["conv1", "prune", "50.00k"] in [line.split() for line in text.splitlines()]
     assert "Predicted, not measured: MACs 50.00k→20.00k, parameters 1.000k→500." in text
     assert "file" not in text
+    assert "Steps" not in text
     assert calls == []
     assert not (tmp_path / "out").exists()
 

@@ -22,7 +22,7 @@ LEVELS = Held("levels", frozenset({"size", "max_drop"}))
 
 
 def compared(budget: str, *methods: Held, now: Cost = NOW):
-    return feasibility(methods or [HMC], Budget.parse(budget), now, SMALLEST)
+    return feasibility(methods or [HMC], Budget.parse(budget), now, lambda _method: SMALLEST)
 
 
 def test_each_limit_has_a_row() -> None:
@@ -64,6 +64,28 @@ def test_what_a_later_stage_reaches_is_not_known_beforehand() -> None:
     table.check()
 
 
+def test_every_stage_that_shares_a_limit_with_the_first_is_asked_and_the_best_answer_counts() -> (
+    None
+):
+    least = {"hmc": Cost(100, 400_000), "deep": Cost(120, 50_000), "levels": Cost(1, 1)}
+    asked: list[str] = []
+
+    def smallest(method: Held) -> Cost:
+        asked.append(method.name)
+        return least[method.name]
+
+    deep = Held("deep", frozenset({"macs"}))
+    budget = Budget.parse("macs=0.03,params=0.5,size=8x")
+    table = feasibility([HMC, deep, LEVELS], budget, NOW, smallest)
+    assert asked == ["hmc", "deep"]
+    rows = {row.quantity: row.smallest for row in table.rows}
+    assert rows == {"macs": 50_000, "params": 100, "size": None}
+    assert table.smallest == least["hmc"]
+    table.check()
+    with pytest.raises(BudgetError, match="the smallest that hmc or deep can reach is 50,000"):
+        feasibility([HMC, deep], Budget.parse("macs=0.02"), NOW, smallest).check()
+
+
 @pytest.mark.parametrize("budget", ["size=0.5", "max_drop=1", "macs=0.5,size=40kB"])
 def test_what_a_method_can_not_be_held_to_is_said_with_those_that_can(
     budget: str, monkeypatch: pytest.MonkeyPatch
@@ -92,7 +114,7 @@ def test_stages_without_a_limit_and_stages_after_the_last_that_minds_bytes_are_r
 
 def test_an_empty_budget_and_an_empty_network_are_refused() -> None:
     with pytest.raises(BudgetError, match="the budget is empty"):
-        feasibility([HMC], Budget(), NOW, SMALLEST)
+        feasibility([HMC], Budget(), NOW, lambda _method: SMALLEST)
     with pytest.raises(BudgetError, match="the network has no macs to limit"):
         compared("macs=0.5", now=Cost(10, 0, 320))
 

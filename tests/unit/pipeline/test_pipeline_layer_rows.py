@@ -116,3 +116,29 @@ def test_every_family_says_its_ranks() -> None:
         assert (row.after.rank_in, row.after.rank_out) == ranks
         channels = row.after.in_channels, row.after.out_channels
         assert channels == (row.before.in_channels, row.before.out_channels)
+
+
+def test_groups_are_what_all_steps_together_did() -> None:
+    model = network()
+    inputs = (torch.zeros(1, 3, 4, 4),)
+    plan = Plan((ChannelSVD("0", 2),))
+    labels = [
+        {"0": "prune", "1": "keep", "2": "", "3": "keep"},
+        {"0.first": "keep", "0.last": "decompose", "1": "prune", "3": "keep"},
+        {},
+    ]
+    graph = capture(model, inputs)
+    weights = {"0.first": 54, "0.last": 32, "1": 128, "3": 512}
+    found = layer_rows(
+        graph,
+        capture(build(model, plan), inputs),
+        [Proposal(plan, {}, Cost(), labels=one) for one in labels],
+        weights,
+    )
+    assert {row.name: row.group for row in found if row.before.cost.macs} == {
+        "0": "both",
+        "1": "prune",
+        "3": "keep",
+    }
+    (first, *_) = layer_rows(graph, graph, [Proposal(Plan(()), {}, Cost(), {"0": "own"})], weights)
+    assert first.group == "own"

@@ -9,12 +9,14 @@ from lissom.graph.capture import capture
 from lissom.measure.latency import Conditions
 from lissom.measure.memory import peak_activation_bytes
 from lissom.methods.edp import Edp
+from lissom.pipeline.evidence import Stage
 from lissom.pipeline.feasibility import feasibility
-from lissom.pipeline.reporting import Run, Side, Stage, report_of
+from lissom.pipeline.reporting import Run, Side, report_of
 from lissom.plan.budget import Budget
 from lissom.plan.build import build
 from lissom.plan.low_rank import ChannelSVD
 from lissom.plan.plan import Plan
+from lissom.report.measured import StepRow
 from lissom.report.report import Report
 from lissom.task import Classification
 from lissom.train.history import History
@@ -43,10 +45,15 @@ def reported(*stages: tuple[str, Proposal]) -> Report:
         Classification(),
         (Side(model, graphs[0], 0.9), Side(new, graphs[1], 0.8)),
         tuple(
-            Stage(name, decided, 0.7, History((), "cpu", "32", "no")) for name, decided in stages
+            Stage(
+                StepRow(number, name, 1, 1, {}, 0, metric_raw=0.7),
+                decided,
+                Plan(()),
+                History((), "cpu", "32", "no"),
+            )
+            for number, (name, decided) in enumerate(stages)
         ),
-        Plan(()),
-        feasibility([Edp()], budget, graphs[0].cost, graphs[1].cost),
+        feasibility([Edp()], budget, graphs[0].cost, lambda _method: graphs[1].cost),
         {"recover": {"seed": 3}},
     )
     report, _ = report_of(run, INPUTS, Conditions(runs=2, warmup=0), {})

@@ -11,7 +11,7 @@ from torch import nn
 from lissom.extension import ModelView, Proposal
 from lissom.pipeline import job as flow
 from lissom.pipeline.compress import compress
-from lissom.pipeline.job import Result
+from lissom.pipeline.result import Result
 from lissom.pipeline.settings import Settings
 from lissom.pipeline.workspace import Workspace
 from lissom.plan.budget import Budget
@@ -78,7 +78,7 @@ def test_nothing_follows_where_every_value_is_settled() -> None:
     assert stage.history.epochs == ()
     assert stage.history.recalibration is None
     assert stage.history.device == "cpu"
-    assert stage.raw == result.report.sides[1].metric
+    assert stage.row.metric_raw == result.report.sides[1].metric
     expected = model.state_dict() | {"0.weight": model[0].weight.detach().sign() / 8}
     for name, value in result.model.state_dict().items():
         assert torch.equal(value, expected[name]), name

@@ -15,7 +15,8 @@ from lissom.errors import RecipeError
 from lissom.extension import ModelView, Proposal, StepState
 from lissom.pipeline import job as flow
 from lissom.pipeline.compress import compress
-from lissom.pipeline.job import Job, Preview, Result
+from lissom.pipeline.job import Job
+from lissom.pipeline.result import Preview, Result
 from lissom.pipeline.settings import Settings
 from lissom.plan.budget import Budget
 from lissom.plan.cost import Cost
@@ -144,7 +145,7 @@ def test_its_training_is_kept_and_recovery_only_recalibrates(
     assert [record["scalars"]["factor"] for record in kept["epochs"]] == pytest.approx(
         [0.99**4, 0.99**8, 0.99**12]
     )
-    assert method.scores == [result.report.stages[0].raw]
+    assert method.scores == [result.report.stages[0].row.metric_raw]
     trained = sorted(path.parent.name for path in tmp_path.rglob("train.safetensors"))
     assert trained == ["method1", "method2"]
 

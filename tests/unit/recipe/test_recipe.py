@@ -111,3 +111,46 @@ def test_effective_recipe_spells_everything_out_and_repeats_the_run() -> None:
 def test_effective_recipe_without_stage_settings_shows_what_was_asked() -> None:
     content = yaml.safe_load(recipe(stages=[{"method": "hmc", "tau": 0.5}]).to_yaml())
     assert content["stages"] == [{"method": "hmc", "tau": 0.5}]
+
+
+def test_iterations_stand_beside_the_method_and_are_no_setting_of_it() -> None:
+    given = {"method": "nahc", "iterations": 3, "iteration_epochs": 2, "tau": 1}
+    stage = Stage.model_validate(given)
+    assert (stage.method, stage.iterations, stage.iteration_epochs) == ("hmc", 3, 2)
+    assert stage.options == {"variant": "nahc", "tau": 1}
+    misspelt = Stage.model_validate({"method": "hmc", "iteration": 3})
+    with pytest.raises(RecipeError, match=r"stages.1.iteration: unknown key; did you mean 'iter"):
+        misspelt.settings(MethodSettings, "stages.1")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"iterations": 0}, r"^stages\.1: iterations=0: expected 1"),
+        ({"iteration_epochs": 2}, r"^stages\.1: iteration_epochs=2: .* there is only one"),
+        ({"iterations": 2, "iteration_epochs": -3}, r"^stages\.1: iteration_epochs=-3: expected 0"),
+    ],
+)
+def test_iterations_that_mean_nothing_are_refused(given: dict[str, int], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        recipe(stages=["hmc", {"method": "hmc"} | given])
+
+
+@pytest.mark.parametrize("given", ["3", 2.0, True])
+def test_iterations_are_whole_numbers(given: object) -> None:
+    with pytest.raises(ValidationError, match="iterations"):
+        recipe(stages=[{"method": "hmc", "iterations": given}])
+
+
+def test_the_effective_recipe_says_how_brief_recoveries_are() -> None:
+    stages = ["hmc", {"method": "hmc", "iterations": 3}]
+    made = recipe(stages=stages, recover={"epochs": 15})
+    content = yaml.safe_load(made.to_yaml())
+    assert content["stages"] == [
+        {"method": "hmc"},
+        {"method": "hmc", "iterations": 3, "iteration_epochs": 2},
+    ]
+    again = Recipe.model_validate(content)
+    assert again.to_yaml() == made.to_yaml()
+    # A workspace of a run at once knows nothing of iterations.
+    assert made.model_dump(mode="json")["stages"][0] == {"method": "hmc", "options": {}}
