@@ -14,6 +14,7 @@ from torch import nn
 
 from lissom.errors import PlanError
 from lissom.plan.decision import Decision
+from lissom.plan.drop_residual import DropResidual
 from lissom.plan.fields import Fields
 from lissom.plan.fold import FoldBatchNorm
 from lissom.plan.keep_channels import KeepChannels
@@ -32,6 +33,7 @@ _BUILT_IN: tuple[type[Decision], ...] = (
     FilterCP,
     TensorTrain,
     SparsePlusSVD,
+    DropResidual,
     FoldBatchNorm,
     Merge,
     Quantize,
