@@ -15,6 +15,7 @@ from lissom.methods.catalog import method_called
 from lissom.methods.hmc import Hmc, HmcSettings
 from lissom.plan.budget import Budget
 from lissom.plan.sparse_plus import SparsePlusLowRank
+from lissom.recipe.recipe import Stage
 from method_samples import Mixed, applied, seeded, small_view, view_of
 
 SUM = HmcSettings(variant="ahc_sum", images=32, statistics_images=32, fractions=(0.25, 0.75))
@@ -82,6 +83,8 @@ def test_the_variant_is_a_method_by_name():
     found = method_called("ahc_sum")
     assert isinstance(found, Hmc)
     assert found.settings == HmcSettings(variant="ahc_sum")
+    stage = Stage.model_validate("ahc_sum")
+    assert (stage.method, stage.settings(HmcSettings, "stages.0")) == ("hmc", found.settings)
 
 
 def test_a_later_cut_of_the_inputs_of_a_sum_is_refused_with_a_reason(second):
