@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from statistics import fmean, median
 
+from lissom.lowrank.families import BY_NAME
 from lissom.methods.menu import FAMILIES
 from lissom.methods.units import Unit
 from lissom.plan.sparse_plus import SparsePlusSVD
@@ -70,8 +71,14 @@ def restricted(units: Sequence[Unit], variant: str) -> tuple[Unit, ...]:
 
 
 def decompositions(variant: str) -> tuple[str, ...]:
-    """Name the decompositions that a variant may offer; ``ahc_sum`` is one of them alone."""
+    """Name the decompositions that a variant offers by itself; ``ahc_sum`` is one of them alone."""
     return (SparsePlusSVD.kind,) if variant == SUM else FAMILIES
+
+
+def choosable(variant: str) -> tuple[str, ...]:
+    """Name the decompositions that a variant can be asked to offer."""
+    others = tuple(name for name in BY_NAME if name != SparsePlusSVD.kind)
+    return decompositions(variant) if variant == SUM else others
 
 
 def differences(

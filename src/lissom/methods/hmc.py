@@ -19,6 +19,7 @@ from lissom.methods.hmc_evidence import evidence_of, layer_labels, unit_rows
 from lissom.methods.hmc_settings import HmcSettings as HmcSettings
 from lissom.methods.importance import cuts_of, importances
 from lissom.methods.probes import Probing, Sensitivities
+from lissom.methods.rank_rules import rank_rule, unmeasured_rule
 from lissom.methods.solving import Solution, Solver
 from lissom.methods.space import menu_of
 from lissom.methods.timed import TimedSearch
@@ -54,7 +55,9 @@ class Hmc:
         # Which channels stay makes no difference to what they cost, so any cheap criterion will do.
         cuts = cuts_of(units, importances(units, view, "l2", {}), view.round_to)
         pricer = Pricer(view.model, view.graph)
-        menu = menu_of(units, cuts, pricer, self.settings.offered, view.round_to)
+        weights = WeightMath(view.model, view.graph, {})
+        rule = unmeasured_rule(self.settings.ranks, weights)
+        menu = menu_of(units, cuts, pricer, self.settings.offered, view.round_to, rule)
         return menu.smallest(self.settings.variant)
 
     def plan(self, view: ModelView, budget: Budget) -> Proposal:
@@ -83,7 +86,8 @@ class Hmc:
         scores = importances(units, view, settings.criterion, weights.covariances)
         pricer = Pricer(view.model, view.graph, view.clock if budget.latency else None)
         cuts = cuts_of(units, scores, view.round_to)
-        menu = menu_of(units, cuts, pricer, settings.offered, view.round_to)
+        rule = rank_rule(settings.ranks, weights)
+        menu = menu_of(units, cuts, pricer, settings.offered, view.round_to, rule)
         sensitivities = self._sensitivities(view, scores, weights, pricer, processes)
         solver = Solver(menu, sensitivities, budget.limits(view.graph.cost), self._rule)
         measured, solution, timing = self._solved(view, budget, solver, weights)
@@ -98,6 +102,7 @@ class Hmc:
             evidence={
                 "variant": settings.variant,
                 "criterion": settings.criterion,
+                "ranks": settings.ranks,
                 "rule": settings.rule,
                 "groups": settings.groups,
                 "estimator": settings.estimator,
@@ -149,7 +154,8 @@ class Hmc:
     ) -> Sensitivities:
         settings = self.settings
         statistics = f"statistics_images={settings.statistics_images}"
-        probing = Probing(view, scores, settings.offered, weights, pricer, statistics)
+        rule = rank_rule(settings.ranks, weights)
+        probing = Probing(view, scores, settings.offered, weights, pricer, statistics, rule)
         name, images = settings.estimator, settings.images
         estimator = estimator_of(name, view, images, processes)
         others = compared(name, view, images, processes) if settings.compare else {}

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 
 from lissom.errors import RecipeError
+from lissom.lowrank.families import family_named
 from lissom.methods.estimators import ESTIMATORS
-from lissom.methods.grouping import ALONE, GROUPS, RULES, VARIANTS, decompositions
+from lissom.methods.grouping import ALONE, GROUPS, RULES, VARIANTS, choosable, decompositions
+from lissom.methods.rank_rules import RANK_RULES
 from lissom.pruning.cut import Criterion
 
 
@@ -23,7 +25,12 @@ class HmcSettings:
         criterion: Channel importance: ``reconstruction`` (second order), ``l1``, ``l2``,
             ``group_l2``, ``fpgm``, ``bn_scale`` or ``taylor``.
         families: Decompositions on offer: ``tucker2``, ``channel_svd``, ``spatial_svd``,
-            ``filter_cp``; for ``ahc_sum`` it is ``sparse_plus_svd`` alone. None: all of these.
+            ``filter_cp``; ``tensor_train`` where it is named. None: the first four; for ``ahc_sum``
+            it is ``sparse_plus_svd`` alone.
+        ranks: Rule for the ranks on offer: ``relative`` (the same fraction of all full ranks),
+            ``joint`` (at each cost the ranks that are predicted to err least; the same where a
+            family has one rank), ``energy`` (per rank, what holds a share of the energy), or
+            ``evbmf`` (what stands out of the noise: one choice per layer and family).
         fractions: Removed fractions x at which sensitivity is measured: MACs removed anywhere /
             MACs of the unit's producers.
         images: Calibration images for the sensitivities.
@@ -54,6 +61,7 @@ class HmcSettings:
     variant: str = "hmc"
     criterion: str = "reconstruction"
     families: tuple[str, ...] | None = None
+    ranks: str = "relative"
     fractions: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)
     images: int = 512
     estimator: str = "measured"
@@ -71,17 +79,22 @@ class HmcSettings:
 
     def __post_init__(self) -> None:
         choices = {"variant": (*VARIANTS, *ALONE), "rule": RULES, "groups": GROUPS}
-        choices["estimator"] = ESTIMATORS
+        choices |= {"estimator": ESTIMATORS, "ranks": RANK_RULES}
         for name, known in {**choices, "criterion": tuple(Criterion)}.items():
             if getattr(self, name) not in known:
                 raise RecipeError(
                     f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}"
                 )
-        known = decompositions(self.variant)
+        known = choosable(self.variant)
         if not set(self.offered) <= set(known) or not self.offered:
             raise RecipeError(
                 f"families={list(self.offered)}: expected some of {', '.join(known)}, which are "
-                f"what variant {self.variant} offers; or drop families"
+                f"what variant {self.variant} can offer; or drop families"
+            )
+        if self.ranks == "evbmf" and not any(family_named(f).has_unfoldings for f in self.offered):
+            raise RecipeError(
+                f"ranks='evbmf': the ranks of {', '.join(self.offered)} are those of no matrices; "
+                "use ranks=relative, or offer another family"
             )
         if not self.fractions or not all(0 < x < 1 for x in self.fractions):
             raise RecipeError(f"fractions={list(self.fractions)}: expected numbers in (0, 1)")

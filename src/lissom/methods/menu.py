@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from lissom.lowrank.families import family_named
-from lissom.lowrank.family import Family
+from lissom.lowrank.family import Family, Ranks
+from lissom.lowrank.rank import relative_rank
 from lissom.plan.cost import Cost
 from lissom.plan.predict import LayerShape, dense_cost
 from lissom.search.price import LowRank
@@ -14,31 +16,50 @@ from lissom.search.price import LowRank
 FAMILIES = ("tucker2", "channel_svd", "spatial_svd", "filter_cp")
 _STEPS = 16  # relative ranks on offer up to the full one, or up to half of it
 
+Fractions = tuple[float, ...]
+Grid = Callable[[Family, LayerShape], Iterable[Fractions]]
+Within = Callable[[Family, LayerShape, int], Ranks | None]
+
 
 @dataclass(frozen=True, slots=True)
 class RankOption:
-    """A family and a relative rank.
+    """A family and relative ranks.
 
     Attributes:
         family: Name in ``lissom.lowrank.families``.
-        fraction: Rank / full rank, in (0, 1); of all ranks where the family has several.
+        fractions: For each rank of the family, rank / full rank, in (0, 1].
     """
 
     family: str
-    fraction: float
+    fractions: Fractions
 
 
+def equal_fractions(family: Family, shape: LayerShape) -> tuple[Fractions, ...]:
+    """List relative ranks that are the same for all ranks of a family, mild ones first."""
+    steps, ranks = _steps(family, shape), len(family.full_ranks(shape))
+    return tuple((step / steps,) * ranks for step in range(steps - 1, 0, -1))
+
+
+def within_equal(family: Family, shape: LayerShape, limit: int) -> Ranks | None:
+    """Give the largest free ranks in about equal proportion that cost at most ``limit`` MACs."""
+    return family.within(shape, limit, "macs")
+
+
+@lru_cache(maxsize=1 << 16)  # the search asks again and again
 def resolve(option: RankOption, shape: LayerShape, round_to: int | str) -> LowRank | None:
     """Give the aligned ranks for a layer of ``shape``, or None where they save nothing.
 
     Args:
-        option: Family and relative rank.
+        option: Family and relative ranks.
         shape: The layer with the channels that it will have.
         round_to: Alignment of ranks.
     """
     family = family_named(option.family)
-    ranks = family.relative(shape, option.fraction, round_to)
-    return LowRank(option.family, ranks) if family.saves(shape, ranks) else None
+    aligned = zip(option.fractions, family.admissible(shape, round_to), strict=True)
+    # The smallest admissible rank is the step of all.
+    ranks = (relative_rank(fraction, counts[-1], counts[0]) for fraction, counts in aligned)
+    settled = family.settle(shape, tuple(ranks))
+    return LowRank(option.family, settled) if family.saves(shape, settled) else None
 
 
 def low_rank_cost(shape: LayerShape, low_rank: LowRank) -> Cost:
@@ -47,7 +68,10 @@ def low_rank_cost(shape: LayerShape, low_rank: LowRank) -> Cost:
 
 
 def rank_options(
-    shape: LayerShape, families: Iterable[str], round_to: int | str
+    shape: LayerShape,
+    families: Iterable[str],
+    round_to: int | str,
+    grid: Grid = equal_fractions,
 ) -> tuple[RankOption, ...]:
     """List the distinct options that make a layer cheaper, mild ones first.
 
@@ -58,14 +82,14 @@ def rank_options(
         shape: The layer as it stands.
         families: Families to offer.
         round_to: Alignment of ranks.
+        grid: Gives the relative ranks that are on offer.
     """
     options: dict[LowRank, RankOption] = {}
     for family in families:
         if not family_named(family).gains(shape):
             continue
-        steps = _steps(family_named(family), shape)
-        for step in range(steps - 1, 0, -1):
-            option = RankOption(family, step / steps)
+        for fractions in grid(family_named(family), shape):
+            option = RankOption(family, fractions)
             low_rank = resolve(option, shape, round_to)
             if low_rank is not None:
                 options.setdefault(low_rank, option)
@@ -83,13 +107,16 @@ def _steps(family: Family, shape: LayerShape) -> int:
     return _STEPS * max(1, int(1 / share))
 
 
-def at_removed(shape: LayerShape, family: str, removed: float) -> tuple[LowRank, float] | None:
-    """Give the largest free ranks that remove at least a fraction of a layer's MACs.
+def at_removed(
+    shape: LayerShape, family: str, removed: float, within: Within = within_equal
+) -> tuple[LowRank, float] | None:
+    """Give free ranks that remove at least a fraction of a layer's MACs.
 
     Args:
         shape: The layer.
         family: Name in ``lissom.lowrank.families``.
         removed: MACs to remove / MACs of the layer, in (0, 1).
+        within: Gives the best ranks that cost at most so many MACs.
 
     Returns:
         The ranks and the fraction that they really remove; None where the family has nothing to
@@ -99,7 +126,7 @@ def at_removed(shape: LayerShape, family: str, removed: float) -> tuple[LowRank,
     if not kind.gains(shape):
         return None
     dense = dense_cost(shape).macs
-    ranks = kind.within(shape, int((1 - removed) * dense), "macs")
+    ranks = within(kind, shape, int((1 - removed) * dense))
     if ranks is None:
         return None
     return LowRank(family, ranks), 1 - kind.cost(shape, ranks).macs / dense

@@ -11,6 +11,7 @@ from torch import Tensor
 from lissom.extension import ModelView
 from lissom.methods.importance import kept_at
 from lissom.methods.menu import RankOption, at_removed, resolve
+from lissom.methods.rank_rules import EQUAL, RankRule
 from lissom.methods.units import Unit
 from lissom.methods.weights import WeightMath
 from lissom.pruning.cut import admissible_counts
@@ -119,6 +120,7 @@ class Probing:
         weights: Computes the changed weights.
         pricer: Tells what a cut removes.
         statistics: How the statistics behind the weights were taken, for the cache.
+        rule: Tells the ranks that are tried.
     """
 
     view: ModelView
@@ -127,6 +129,7 @@ class Probing:
     weights: WeightMath
     pricer: Pricer
     statistics: str = ""
+    rule: RankRule = EQUAL
     _removed: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
 
     def measure(
@@ -184,8 +187,7 @@ class Probing:
             low_rank = resolve(option, self.pricer.shapes[layer], self.view.round_to)
             if low_rank is None:
                 return 0.0
-            dense = self.weights.decomposed(layer, low_rank)
-            return layer_curves[layer](self.weights.output_error(layer, dense))
+            return layer_curves[layer](self.weights.decomposition_error(layer, low_rank))
 
         forwards = {"naive": float(harms.forwards), "run": harms.forwards_run}
         return Sensitivities(curves, layer_curves, harms.noise, forwards, prune_harm, rank_harm)
@@ -216,8 +218,8 @@ class Probing:
 
     def _probes(self, unit: Unit, fractions: Sequence[float]) -> list[Probe]:
         probes = self._prune_probes(unit, fractions) if unit.group is not None else []
-        for x in fractions:
-            singles = (self._rank_probe(unit, layer, x) for layer in unit.layers)
+        for layer in unit.layers:  # what a layer's factors have in common is kept for the next
+            singles = (self._rank_probe(unit, layer, x) for x in fractions)
             probes.extend(probe for probe in singles if probe is not None)
         return probes
 
@@ -256,12 +258,12 @@ class Probing:
         """Decompose one layer at a removed fraction, in the family that errs least."""
         best: Probe | None = None
         for family in self.families:
-            found = at_removed(self.pricer.shapes[layer], family, x)
+            within = partial(self.rule.within, layer)
+            found = at_removed(self.pricer.shapes[layer], family, x, within)
             if found is None:
                 continue
             low_rank, removed = found
-            dense = self.weights.decomposed(layer, low_rank)
-            error = self.weights.output_error(layer, dense)
+            dense, error = self.weights.judged(layer, low_rank)
             if best is None or error < best.error:
                 candidate = Candidate(
                     f"{unit.name}/{layer}",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from lissom.methods.menu import RankOption, rank_options, resolve, with_channels
+from lissom.methods.rank_rules import EQUAL, RankRule
 from lissom.methods.units import Unit
 from lissom.plan.cost import Cost
 from lissom.search.lagrangian import Choice, Problem
-from lissom.search.price import Configuration, Pricer
+from lissom.search.price import Configuration, LowRank, Pricer
 
 PRUNE, DECOMPOSE, BOTH, KEEP = "prune", "decompose", "both", "keep"
 
@@ -79,13 +81,15 @@ class Menu:
             else:
                 kept[item.unit] = option
         cut = Configuration(kept)
-        low_rank = {}
-        for layer, rank_option in fractions.items():
-            shape = with_channels(self.pricer.shapes[layer], *self.pricer.channels(layer, cut))
-            found = resolve(rank_option, shape, self.round_to)
-            if found is not None:
-                low_rank[layer] = found
+        resolved = {
+            layer: self._resolved(layer, option, cut) for layer, option in fractions.items()
+        }
+        low_rank = {layer: found for layer, found in resolved.items() if found is not None}
         return Configuration(kept, low_rank)
+
+    def _resolved(self, layer: str, option: RankOption, cut: Configuration) -> LowRank | None:
+        shape = with_channels(self.pricer.shapes[layer], *self.pricer.channels(layer, cut))
+        return resolve(option, shape, self.round_to)
 
     def problem(
         self,
@@ -140,14 +144,16 @@ class Menu:
         Which rank option that is depends on the channels that the cuts leave.
         """
         items = self.items(labels)
-        choice = [0 if item.layer else len(item.options) for item in items]
-        cut = self.configuration(items, tuple(choice))
+        cut = Configuration(
+            {item.unit: self.cuts[item.unit][-1] for item in items if not item.layer}
+        )
         left = {name: getattr(cost, quantity) for name, cost in self.pricer.by_layer(cut).items()}
-        for place, item in enumerate(items):
-            for index in range(1, len(item.options) + 1) if item.layer else ():
-                option = (*choice[:place], index, *choice[place + 1 :])
-                cost = self.pricer.layer(item.layer, self.configuration(items, option))
-                left[item.layer] = min(left[item.layer], getattr(cost, quantity))
+        for layer in (item.layer for item in items if item.layer):
+            for option in self.ranks[layer]:
+                low_rank = self._resolved(layer, option, cut)
+                if low_rank is not None:
+                    cost = self.pricer.layer(layer, replace(cut, low_rank={layer: low_rank}))
+                    left[layer] = min(left[layer], getattr(cost, quantity))
         return sum(left.values())
 
 
@@ -191,10 +197,20 @@ def menu_of(
     pricer: Pricer,
     families: Sequence[str],
     round_to: int | str,
+    rule: RankRule = EQUAL,
 ) -> Menu:
-    """Put together what can be done to each unit."""
+    """Put together what can be done to each unit.
+
+    Args:
+        units: The units.
+        cuts: Per unit name the sets of kept channels on offer, mild ones first.
+        pricer: Prices configurations.
+        families: Decompositions on offer.
+        round_to: Alignment of ranks.
+        rule: Tells the ranks on offer.
+    """
     ranks = {
-        layer: rank_options(pricer.shapes[layer], families, round_to)
+        layer: rank_options(pricer.shapes[layer], families, round_to, partial(rule.grid, layer))
         for unit in units
         for layer in unit.layers
     }

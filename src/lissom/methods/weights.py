@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from lissom.graph.cut import keep_channels
 from lissom.graph.layers import ChannelGroup, Member, ModelGraph, Role
 from lissom.lowrank.families import family_named
+from lissom.methods.output_error import OutputError
 from lissom.plan.build import apply_values, build
 from lissom.plan.decision import Decision
 from lissom.plan.plan import Plan
-from lissom.pruning.reconstruct import output_error, reconstruct
+from lissom.pruning.reconstruct import reconstruct
 from lissom.search.price import Configuration, LowRank
 
 Kept = Mapping[str, Sequence[int]]
@@ -41,6 +42,10 @@ class WeightMath:
     covariances: Mapping[str, Tensor]
     whiten: bool = True
     rebuild: bool = True
+    _judges: dict[str, OutputError] = field(default_factory=dict, repr=False, compare=False)
+    _errors: dict[tuple[str, LowRank], float] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def weight(self, layer: str) -> Tensor:
         """Give a layer's original weight."""
@@ -82,6 +87,10 @@ class WeightMath:
         covariance = self._covariance(layer, inputs) if self.whiten else None
         return family_named(low_rank.family).factors(weight, low_rank.ranks, covariance)
 
+    def whitening(self, layer: str) -> Tensor | None:
+        """Give what the factors of a layer are made for; None: for the weight's own error."""
+        return self.covariances.get(layer) if self.whiten else None
+
     def decomposed(self, layer: str, low_rank: LowRank) -> Tensor:
         """Give the dense weight, in the original shape, that the factors multiply to."""
         factors = self.factors(layer, low_rank, self.weight(layer))
@@ -89,11 +98,23 @@ class WeightMath:
 
     def output_error(self, layer: str, weight: Tensor) -> float:
         """Give E|dW x|^2 / E|W x|^2 of a changed weight; without a covariance, of white inputs."""
-        dense = self.weight(layer)
-        covariance = self.covariances.get(layer)
-        if covariance is None:
-            covariance = torch.eye(dense.shape[1], dtype=dense.dtype)
-        return output_error(dense, weight, covariance)
+        if layer not in self._judges:  # one is kept: layers are judged one after another
+            self._judges.clear()
+            covariance = self.covariances.get(layer)
+            self._judges[layer] = OutputError.of(self.weight(layer), covariance)
+        return self._judges[layer](weight)
+
+    def decomposition_error(self, layer: str, low_rank: LowRank) -> float:
+        """Give the output error of a decomposition, factorizing where that was not done before."""
+        if (layer, low_rank) not in self._errors:
+            self.judged(layer, low_rank)
+        return self._errors[layer, low_rank]
+
+    def judged(self, layer: str, low_rank: LowRank) -> tuple[Tensor, float]:
+        """Give what ``decomposed`` does, and its output error."""
+        dense = self.decomposed(layer, low_rank)
+        error = self._errors[layer, low_rank] = self.output_error(layer, dense)
+        return dense, error
 
     def realise(
         self, configuration: Configuration

@@ -324,7 +324,7 @@ def solved_labels(view, prune: HarmCurve, decompose: HarmCurve, rounds: int) -> 
         noise=1e-6,
         forwards={},
         prune_harm=lambda unit, kept: prune(1 - len(kept) / unit.group.channels),
-        rank_harm=lambda layer, option: decompose(1 - option.fraction),
+        rank_harm=lambda layer, option: decompose(1 - option.fractions[0]),
     )
     limits = Budget.parse("macs=0.2").limits(view.graph.cost)
     solver = Solver(menu, measured, limits, Rule("hmc", 0.0, 20))

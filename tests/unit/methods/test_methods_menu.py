@@ -37,9 +37,9 @@ def test_ranks_are_aligned():
 
 
 def test_what_saves_nothing_is_none():
-    assert resolve(RankOption("tucker2", 15 / 16), CONV, 1) is None
-    assert resolve(RankOption("channel_svd", 1 / 16), with_channels(CONV, 1, 1), 1) is None
-    assert resolve(RankOption("tucker2", 0.5), CONV, 1) == LowRank("tucker2", (12, 16))
+    assert resolve(RankOption("tucker2", (15 / 16,) * 2), CONV, 1) is None
+    assert resolve(RankOption("channel_svd", (1 / 16,)), with_channels(CONV, 1, 1), 1) is None
+    assert resolve(RankOption("tucker2", (0.5,) * 2), CONV, 1) == LowRank("tucker2", (12, 16))
 
 
 def test_products_per_filter_keep_the_alignment_of_the_outputs():

@@ -98,11 +98,11 @@ def test_harms_of_options_are_read_off_the_curves(probing, measured, units):
 
 
 def test_a_rank_that_saves_nothing_harms_nothing(measured):
-    assert measured.rank_harm("a", RankOption("tucker2", 15 / 16)) == 0
+    assert measured.rank_harm("a", RankOption("tucker2", (15 / 16,) * 2)) == 0
 
 
 def test_each_option_is_factorized_once(probing, measured, monkeypatch):
-    option = RankOption("channel_svd", 3 / 16)
+    option = RankOption("channel_svd", (3 / 16,))
     first = measured.rank_harm("b", option)
     monkeypatch.setattr(WeightMath, "factors", None)
     assert measured.rank_harm("b", option) == first

@@ -41,7 +41,7 @@ def test_ranks_follow_the_channels_that_are_left(menu):
     items = menu.items(labels("keep", "both", "keep", "keep"))
     cut, ranks = items
     half = next(i for i, kept in enumerate(cut.options) if len(kept) == 12) + 1
-    svd = ranks.options.index(RankOption("channel_svd", 0.25)) + 1
+    svd = ranks.options.index(RankOption("channel_svd", (0.25,))) + 1
     whole = menu.configuration(items, (0, svd))
     less = menu.configuration(items, (half, svd))
     assert whole.low_rank["a"].ranks == (6,)
