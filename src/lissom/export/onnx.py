@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from lissom.errors import ExportError
 from lissom.export.files import write_files
+from lissom.export.redundant import remove_redundant
 from lissom.export.runtime import RUNTIME, OnnxSession
 
 _LIKE_TORCH = 4  # times torch's own rounding error
@@ -81,6 +82,23 @@ def export_onnx(
         ExportError: The network can't be expressed, or the file computes something else.
         LissomError: The file can't be written.
     """
+    content, check = onnx_content(model, example_inputs, opset=opset, tolerance=tolerance)
+    write_files({path: content})
+    return check
+
+
+def onnx_content(
+    model: nn.Module,
+    example_inputs: Sequence[Tensor],
+    *,
+    opset: int = 20,
+    tolerance: float = 1e-4,
+) -> tuple[bytes, OnnxCheck]:
+    """Give what ``export_onnx`` writes, checked in the same way.
+
+    Raises:
+        ExportError: The network can't be expressed, or the file computes something else.
+    """
     network = copy.deepcopy(model).cpu().eval()
     inputs = tuple(tensor.detach().cpu() for tensor in example_inputs)
     note = ""
@@ -96,8 +114,7 @@ def export_onnx(
         content = _fixed(network, _with_batch(inputs, 1), opset)
         found = _compare(network, content, inputs, batches)
         rounding = _checked(network, inputs, batches, found, tolerance)
-    write_files({path: content})
-    return OnnxCheck(
+    check = OnnxCheck(
         max_difference=found[0],
         scale=found[1],
         tolerance=tolerance,
@@ -109,6 +126,7 @@ def export_onnx(
         size_bytes=len(content),
         runtime=RUNTIME,
     )
+    return content, check
 
 
 def _checked(
@@ -180,7 +198,10 @@ def _trace(network: nn.Module, inputs: tuple[Tensor, ...], opset: int, *, batch:
         )
     if program is None:
         raise ExportError("torch.onnx gave no program")
-    return program.model_proto.SerializeToString()
+    model = program.model_proto
+    remove_redundant(model)
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def _compare(
