@@ -10,7 +10,7 @@ import torch
 
 import lissom
 from lissom.errors import BudgetError, RecipeError
-from lissom.pipeline.recipe_run import run_recipe
+from lissom.pipeline.recipe_run import preview_recipe, run_recipe
 from lissom.quantization.steering import SizeSteering
 from lissom.recipe.read import read_recipe
 
@@ -96,8 +96,15 @@ def test_an_interrupted_run_ends_the_same(run, weights, tmp_path, monkeypatch) -
 
 
 def test_without_training_and_without_labels(weights, tmp_path) -> None:
-    text = RECIPE.replace("method: ajc,", "method: ajc, mode: post_training,").replace("20x", "10x")
+    stage = "stages: [{method: ajc, mode: post_training, statistics_images: 128}]"
+    lines = RECIPE.replace("20x", "10x").replace("epochs: 2", "epochs: 0").splitlines()
+    text = "\n".join(stage if line.startswith("stages") else line for line in lines)
     result = quietly(text, weights, tmp_path / "out")
+    found = preview_recipe(read_recipe(tmp_path / "out.yaml"), say=lambda _line: None)
+    assert found.proposal is not None
+    size = (tmp_path / "out" / "model.lsm").stat().st_size
+    assert found.proposal.predicted.bits / 8 == pytest.approx(size, rel=0.01)
+    assert 200 < found.feasibility.smallest.bits / 8 < size
     assert result.report.budget[0].met
     assert result.report.compressed.accuracy is not None
     assert result.report.compressed.accuracy > 0.9
@@ -129,6 +136,18 @@ def test_after_edp_the_bytes_count_from_the_original(weights, tmp_path) -> None:
         ("{size: 20x}", "{macs: 0.5}", BudgetError, "macs"),
         ("method: ajc,", "method: ajc, price: coder2,", RecipeError, "coder, binary_entropy"),
         ("method: ajc,", "method: ajc, ordre: joint,", RecipeError, "did you mean 'order'"),
+        (
+            "method: ajc,",
+            "method: ajc, mode: post_training,",
+            RecipeError,
+            "stages.0: rate_factor=1.0: has no effect with mode=post_training",
+        ),
+        (
+            "statistics_images: 128, weighings: 3, steer_every: 5, rate_factor: 1",
+            "mode: post_training",
+            RecipeError,
+            "recover.epochs=2: has no effect, ajc as set up here neither trains nor is recovered",
+        ),
     ],
 )
 def test_what_can_not_be_is_said_before_the_work(weights, tmp_path, old, new, error, message):

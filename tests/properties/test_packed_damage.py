@@ -200,5 +200,5 @@ def test_messages_name_file_chunk_and_expectation() -> None:
         PackedReader(io.BytesIO(b"PK\3\4 and more than eighteen bytes"), "model.lsm")
     with pytest.raises(PackedFileError, match=r"model.lsm: expected [\d,]+ bytes after the header"):
         PackedReader.from_bytes(CONTENT[:-1], "model.lsm")
-    with pytest.raises(PackedFileError, match=r"expected version 2, got 9"):
+    with pytest.raises(PackedFileError, match=r"expected version 2 or 3, got 9"):
         PackedReader.from_bytes(CONTENT[:4] + b"\x09" + CONTENT[5:], "model.lsm")

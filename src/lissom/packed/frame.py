@@ -14,7 +14,8 @@ from lissom.packed.text import LONGEST, code_text, read_text
 from lissom.packed.varint import DamagedBytes
 
 MAGIC = b"\x89LSM"
-VERSION = 2
+VERSION = 3
+_READABLE = (2, VERSION)  # 3 only adds a form of values
 SIZE = 18
 LARGEST = 1 << 28
 _HEAD = struct.Struct("<4sBBII")
@@ -51,10 +52,10 @@ def header_size(head: bytes) -> int:
     """
     if head[:4] != MAGIC[: len(head[:4])] or not head:
         raise DamagedBytes(f"expected a packed file (first bytes {MAGIC!r}), got {head[:4]!r}")
-    if len(head) > 4 and head[4] != VERSION:
+    if len(head) > 4 and head[4] not in _READABLE:
         raise DamagedBytes(
-            f"expected version {VERSION}, got {head[4]}: the file is damaged or needs another "
-            "lissom"
+            f"expected version {' or '.join(map(str, _READABLE))}, got {head[4]}: the file is "
+            "damaged or needs another lissom"
         )
     if len(head) < SIZE:
         raise DamagedBytes(f"expected at least {SIZE} bytes, found {len(head)}")

@@ -92,12 +92,12 @@ def _read_fixed(cursor: Cursor, shape: tuple[int, ...]) -> LevelArray:
     if not 1 <= width <= _MOST_BITS:
         raise DamagedBytes(f"levels: expected a width of 1 to {_MOST_BITS} bits, got {width}")
     _small(least)
-    _small(least + (1 << width) - 1)
     size = int(np.prod(shape, dtype=np.int64))
     packed = np.frombuffer(cursor.take(-(-size * width // 8)), np.uint8)
     bits = np.unpackbits(packed, count=size * width).reshape(size, width).astype(np.int64)
-    values = bits @ (1 << np.arange(width - 1, -1, -1, dtype=np.int64))
-    return (values + least).astype(np.int32).reshape(shape)
+    values = bits @ (1 << np.arange(width - 1, -1, -1, dtype=np.int64)) + least
+    _small(int(values.max(initial=least)))
+    return values.astype(np.int32).reshape(shape)
 
 
 def _small(value: int) -> int:

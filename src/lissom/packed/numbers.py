@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lissom.packed.fixed_point import lg_of
+from lissom.packed.fixed_point import Integers, lg_of
 from lissom.packed.single_bits import Chances, SingleBits, SingleReader, SingleWriter
 from lissom.packed.varint import DamagedBytes
 
-MOST = 1 << 14  # numbers in a chunk
+MOST = 1 << 14  # numbers in a stream, bit by bit; longer vectors are coded as levels
 _GRID, _DIGITS = 0, 1
 _MANTISSA = 23  # of float32
 _WIDEST = 31  # bits of a difference
@@ -49,6 +49,12 @@ def as_numbers(values: Tensor) -> Numbers | None:
     Args:
         values: One axis, float32.
     """
+    found = whole_numbers(values)
+    return None if found is None else Numbers(*found[:2], tuple(found[2].tolist()))
+
+
+def whole_numbers(values: Tensor) -> tuple[int, int, Integers] | None:
+    """Give the same as kind, place and an array."""
     found = [form for form in (_on_grid(values), _in_digits(values)) if form is not None]
     return min(found, key=_about_bits, default=None)
 
@@ -59,10 +65,21 @@ def from_numbers(numbers: Numbers) -> Tensor:
     Raises:
         DamagedBytes: The numbers are not those of floats.
     """
-    values = np.array(numbers.values, np.int64)
-    if numbers.kind == _GRID:
-        return torch.from_numpy(np.ldexp(values.astype(np.float64), numbers.place)).float()
-    patterns = values << (_MANTISSA - numbers.place)
+    return floats(numbers.kind, numbers.place, np.array(numbers.values, np.int64))
+
+
+def floats(kind: int, place: int, values: Integers) -> Tensor:
+    """Undo ``whole_numbers``.
+
+    Raises:
+        DamagedBytes: The numbers are not those of floats.
+    """
+    _check_place(kind, place)
+    if (np.abs(values) >> _WIDEST).any():
+        raise DamagedBytes(f"values: expected numbers of at most {_WIDEST} bits")
+    if kind == _GRID:
+        return torch.from_numpy(np.ldexp(values.astype(np.float64), place)).float()
+    patterns = values << (_MANTISSA - place)
     if ((patterns < 0) | (patterns >= 1 << _WIDEST)).any():
         raise DamagedBytes("values: expected positive floats")
     return torch.from_numpy(patterns.astype(np.int32)).view(torch.float32)
@@ -163,7 +180,7 @@ def _check_width(number: int) -> int:
     return number
 
 
-def _on_grid(values: Tensor) -> Numbers | None:
+def _on_grid(values: Tensor) -> tuple[int, int, Integers] | None:
     exact = values.double().numpy()
     if not np.isfinite(exact).all() or (np.signbit(exact) & (exact == 0)).any():
         return None
@@ -176,20 +193,27 @@ def _on_grid(values: Tensor) -> Numbers | None:
     numbers = np.ldexp(exact, -place)
     if (np.abs(numbers) >= 1 << (_WIDEST - 2)).any():
         return None
-    return Numbers(_GRID, place, tuple(int(number) for number in numbers))
+    return _GRID, place, numbers.astype(np.int64)
 
 
-def _in_digits(values: Tensor) -> Numbers | None:
+def _in_digits(values: Tensor) -> tuple[int, int, Integers] | None:
     patterns = values.contiguous().view(torch.int32).numpy().astype(np.int64)
     if (patterns <= 0).any() or not torch.isfinite(values).all():
         return None
     low = int(np.bitwise_or.reduce(patterns, initial=0)) & ((1 << _MANTISSA) - 1)
     place = _MANTISSA - ((low & -low).bit_length() - 1) if low else 0
-    return Numbers(_DIGITS, place, tuple(int(one) for one in patterns >> (_MANTISSA - place)))
+    return _DIGITS, place, patterns >> (_MANTISSA - place)
 
 
-def _about_bits(numbers: Numbers) -> int:
-    values = numbers.values
-    centre = sorted(values)[len(values) // 2] if values else 0
+def _about_bits(form: tuple[int, int, Integers]) -> int:
+    kind, _, values = form
+    if not len(values):
+        return 0
+    sizes = np.frexp(np.abs(values - middle(values)).astype(np.float64))[1]  # bit lengths
     # Digits keep company with other digits: a grid must save a bit per number.
-    return sum(abs(value - centre).bit_length() + (numbers.kind == _GRID) for value in values)
+    return int(sizes.sum()) + len(values) * (kind == _GRID)
+
+
+def middle(values: Integers) -> int:
+    """Give the median, the upper one of two."""
+    return int(np.partition(values, len(values) // 2)[len(values) // 2])

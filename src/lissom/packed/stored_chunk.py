@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lissom.packed.level_chunk import level_chunk, read_level_chunk
+from lissom.packed.long_numbers import read_long, write_long
 from lissom.packed.numbers import MOST, as_numbers, from_numbers, read_numbers, write_numbers
 from lissom.packed.tensors import FLOATS
 from lissom.packed.varint import Cursor, DamagedBytes, varint
@@ -17,7 +18,8 @@ from lissom.packed.varint import Cursor, DamagedBytes, varint
 Bytes = NDArray[np.uint8]
 
 _PLAIN, _CONSTANT, _MODELLED = 0, 1, 2
-_NUMBERS = 3  # in the place of the first plane's form
+_NUMBERS, _LONG = 3, 4  # in the place of the first plane's form
+TOGETHER = 65536  # values; larger tensors have a chunk of their own
 _WORTH_MODELLING = 16  # bytes
 _SHORT = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -32,6 +34,11 @@ def narrowest(values: Tensor) -> torch.dtype:
     return values.dtype
 
 
+def most_together(dtype: torch.dtype) -> int:
+    """Give how many values of a type a chunk of several tensors should hold at most."""
+    return MOST if dtype in _SHORT else TOGETHER
+
+
 def stored_chunk(vectors: Sequence[Tensor]) -> bytes:
     """Give the chunk of some vectors.
 
@@ -40,13 +47,14 @@ def stored_chunk(vectors: Sequence[Tensor]) -> bytes:
     """
     values = torch.cat(list(vectors))
     planes = b"".join(map(_plane, _turn(_as_bytes(values), values.dtype)))
-    if values.dtype not in _SHORT or len(values) > MOST:
+    if values.dtype not in _SHORT:
         return planes
-    numbers = [as_numbers(vector.float()) for vector in vectors]
-    told = [one for one in numbers if one is not None]
-    if len(told) < len(numbers):
-        return planes
-    return min(planes, bytes([_NUMBERS]) + write_numbers(told), key=len)
+    singles = [vector.float() for vector in vectors]
+    if len(values) > MOST:
+        form, told = _LONG, write_long(singles)
+    else:
+        form, told = _NUMBERS, _numbers(singles)
+    return planes if told is None else min(planes, bytes([form]) + told, key=len)
 
 
 def read_stored_chunk(content: bytes, counts: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -63,15 +71,24 @@ def read_stored_chunk(content: bytes, counts: Sequence[int], dtype: torch.dtype)
     Raises:
         ValueError: The chunk can't have been written for these counts and this type.
     """
-    if content[:1] == bytes([_NUMBERS]) and dtype in _SHORT:
+    form = content[0] if content and dtype in _SHORT else _PLAIN
+    if form == _NUMBERS:
         parts = [from_numbers(one) for one in read_numbers(content[1:], counts)]
         return torch.cat(parts).to(dtype)
+    if form == _LONG:
+        return torch.cat(read_long(content[1:], counts)).to(dtype)
     cursor, count = Cursor(content, "values"), sum(counts)
     planes = [_read_plane(cursor, count) for _ in range(dtype.itemsize)]
     values = _turn_back(np.stack(planes), dtype)
     if dtype == torch.bool and values.max(initial=0) > 1:
         raise DamagedBytes("values: expected 0 or 1 for a boolean")
     return torch.from_numpy(values.reshape(-1)).view(dtype)
+
+
+def _numbers(vectors: Sequence[Tensor]) -> bytes | None:
+    found = [as_numbers(vector) for vector in vectors]
+    told = [one for one in found if one is not None]
+    return write_numbers(told) if len(told) == len(found) else None
 
 
 def _as_bytes(values: Tensor) -> Bytes:

@@ -22,10 +22,8 @@ from lissom.packed.header import (
     check_entry,
 )
 from lissom.packed.level_chunk import level_chunk
-from lissom.packed.stored_chunk import narrowest, stored_chunk
+from lissom.packed.stored_chunk import TOGETHER, most_together, narrowest, stored_chunk
 from lissom.packed.tensors import DTYPES, Levels, Packable, Stored
-
-_TOGETHER = 65536  # values; larger tensors have a chunk of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +66,12 @@ def pack(tensors: Mapping[str, Packable], plan: str = "") -> PackedFile:
             for entry, tensor in zip(entries, tensors.values(), strict=True)
             if entry.kept_as == dtype
         ]
-        for group in _groups(kept):
+        for group in _groups(kept, most_together(dtype)):
             contents.append(stored_chunk(group))
             chunks.append(_chunk(contents, dtype, group))
     stored_bytes = sum(map(len, contents))
     levels = [tensor.levels for tensor in tensors.values() if isinstance(tensor, Levels)]
-    for group in _groups(levels):
+    for group in _groups(levels, TOGETHER):
         contents.append(level_chunk([tensor.cpu().numpy() for tensor in group]))
         chunks.append(_chunk(contents, None, group))
     head = frame(Header(plan, entries, tuple(chunks)))
@@ -94,11 +92,11 @@ def _kept(tensor: Packable) -> Tensor:
     return tensor.values if isinstance(tensor, Stored) else tensor.scale
 
 
-def _groups(tensors: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
-    """Give neighbours together until they are large; a large tensor stands alone."""
+def _groups(tensors: Sequence[Tensor], most: int) -> Iterator[Sequence[Tensor]]:
+    """Give neighbours together up to ``most`` values; a larger tensor stands alone."""
     group: list[Tensor] = []
     for tensor in tensors:
-        if group and sum(one.numel() for one in group) + tensor.numel() > _TOGETHER:
+        if group and sum(one.numel() for one in group) + tensor.numel() > most:
             yield group
             group = []
         group.append(tensor)

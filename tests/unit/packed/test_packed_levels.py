@@ -70,6 +70,14 @@ def test_uniform_levels_take_their_width() -> None:
     assert len(level_chunk([levels])) <= 2000 + 5
 
 
+def test_levels_far_from_zero_and_from_each_other_come_back() -> None:
+    levels = np.array([617713693, 1834449299], np.int32)
+    assert np.array_equal(read_level_chunk(level_chunk([levels]), [(2,)])[0], levels)
+    far = b"\2\x1f" + b"\xfe\xff\xff\xff\x0f" + b"\xff" * 4  # 2^31 - 1 and much more
+    with pytest.raises(DamagedBytes, match="at most 31 bits"):
+        read_level_chunk(far, [(1,)])
+
+
 def test_impossible_heads_are_refused() -> None:
     with pytest.raises(DamagedBytes, match="expected a coding of 0, 1 or 2, got 3"):
         read_level_chunk(b"\3", [(4,)])

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lissom.packed.long_numbers import read_long, write_long
 from lissom.packed.numbers import (
     MOST,
     Numbers,
@@ -98,6 +99,50 @@ def test_a_chunk_takes_the_shorter_form(dtype: torch.dtype) -> None:
     assert same(read_stored_chunk(content, [20, 20], dtype), torch.cat(vectors))
     assert stored_chunk([torch.ones(500).to(dtype)])[0] == 1
     assert stored_chunk([torch.randn(MOST + 1).to(dtype)])[0] != 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_long_vectors_are_whole_numbers_too(dtype: torch.dtype) -> None:
+    vectors = [biases(MOST, 2.0**-3).to(dtype), scales(MOST // 2, 5).to(dtype)]
+    if dtype == torch.bfloat16:
+        vectors[0] = biases(MOST, 1.0).clamp(-128, 128).to(dtype)
+    content = stored_chunk(vectors)
+    assert content[0] == 4
+    assert same(read_stored_chunk(content, [MOST, MOST // 2], dtype), torch.cat(vectors))
+    # Entropies of 6.95 and 6.0 bits a number, as in the test above.
+    assert len(content) < (MOST * 6.95 + MOST // 2 * 6.0) / 8 * 1.05
+
+
+def test_the_bytes_of_long_vectors_are_those_of_the_format() -> None:
+    vectors = [torch.arange(-5.0, 4.0).repeat(2000) / 4, torch.tensor([]), scales(2, 3)]
+    content = write_long(vectors)
+    assert content is not None
+    # Grid of 2^-2 around -1, an empty one, three digits around the larger of two.
+    digits = as_numbers(vectors[2])
+    assert digits is not None
+    centre = 2 * max(digits.values)
+    assert content[:6] == bytes([0, 3, 1, 0, 0, 0])
+    assert content[6:10] == bytes([1, 6, centre & 127 | 128, centre >> 7])
+    found = read_long(content, [18_000, 0, 2])
+    assert all(same(one, other) for one, other in zip(found, vectors, strict=True))
+
+
+def test_long_vectors_that_are_no_numbers_stay_bytes() -> None:
+    noise = torch.randn(MOST + 1, generator=torch.Generator().manual_seed(0))
+    assert write_long([noise]) is None
+    assert write_long([torch.tensor([-(2.0**28), 2.0**28])]) is not None
+    assert stored_chunk([noise])[0] < 3
+
+
+def test_reading_damaged_long_vectors_gives_a_reason() -> None:
+    content = write_long([biases(30, 1.0)])
+    assert content is not None
+    with pytest.raises(DamagedBytes, match="expected a kind of 0 or 1, got 7"):
+        read_long(b"\7" + content[1:], [30])
+    with pytest.raises(DamagedBytes, match="expected a place from -255 to 255"):
+        read_long(b"\0\xff\x7f" + content[2:], [30])
+    with pytest.raises(DamagedBytes, match="numbers of at most 31 bits"):
+        read_long(content[:2] + b"\xff\xff\xff\xff\xff\x7f" + content[3:], [30])
 
 
 def test_reading_anything_ends_in_values_or_in_an_error_with_a_reason() -> None:

@@ -3,6 +3,7 @@ import torch
 
 from lissom.packed.recognise import packable
 from lissom.packed.tensors import Levels, Stored
+from lissom.packed.writer import pack
 from packed_samples import kernels, same
 
 
@@ -70,3 +71,45 @@ def test_many_levels_in_few_values_are_levels_too():
     noise = torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(0))
     assert isinstance(packable(noise), Stored)
     assert isinstance(packable(noise.half().float()), Stored)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 8])
+@pytest.mark.parametrize("largest", [1, 7, 127])
+def test_scales_of_few_values_are_found(width: int, largest: int) -> None:
+    """Factors of small rank, kernels of 1 x 3, 1 x 1 over few channels."""
+    draw = torch.Generator().manual_seed(width)
+    levels = torch.randint(-largest, largest + 1, (40, width, 1, 1), generator=draw).int()
+    scale = torch.exp(0.3 * torch.randn(40, generator=draw))
+    values = Levels(levels, scale).tensor() + 0.0
+    found = packable(values)
+    assert same(found.tensor(), values)
+    assert isinstance(found, Levels) or width == 1  # a scale for each value saves nothing
+    plain = pack({"w": Stored(values)}).stored_bytes
+    assert _bytes(values) < (plain if width > 1 else plain + 20)
+
+
+def test_channels_without_small_levels_are_found() -> None:
+    """Nine values of 8 bits, hardly ever with a small one among them."""
+    draw = torch.Generator().manual_seed(0)
+    sizes = torch.randint(17, 128, (64, 1, 3, 3), generator=draw)
+    levels = (sizes * torch.randint(0, 2, sizes.shape, generator=draw).mul(2).sub(1)).int()
+    found = packable(Levels(levels, torch.rand(64, generator=draw) + 0.1).tensor())
+    assert isinstance(found, Levels)
+    assert int(found.levels.abs().max()) < 256
+
+
+def test_scales_share_their_few_digits() -> None:
+    """A channel whose only level is 3 has a scale of three times as much, and two digits more."""
+    levels = torch.from_numpy(kernels((60, 1, 3, 3), 0.5))
+    levels[::4] = 0
+    levels[::4, 0, 1, 1] = 3
+    scale = (torch.arange(60) % 16 + 16.0) / 64
+    found = packable(Levels(levels, scale).tensor())
+    assert isinstance(found, Levels)
+    assert all(float(64 * one).is_integer() for one in found.scale)
+    assert torch.equal(found.tensor(), Levels(levels, scale).tensor())
+
+
+def _bytes(values: torch.Tensor) -> int:
+    packed = pack({"w": packable(values)})
+    return packed.stored_bytes + packed.level_bytes
