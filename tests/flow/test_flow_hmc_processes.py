@@ -1,25 +1,14 @@
 """HMC in two processes: each measures its share, and all decide what one alone would."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import flow_hmc_together
+from flow_torchrun import run_in_two_processes
 
 
 def test_two_processes_share_the_measuring_and_decide_alike(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    ended = subprocess.run(
-        [*command, flow_hmc_together.__file__, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=900,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
+    run_in_two_processes(flow_hmc_together.__file__, str(tmp_path))
     notes = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     firsts = [note["first"] for note in notes]
     alone = json.loads(json.dumps(flow_hmc_together.decided(None)))

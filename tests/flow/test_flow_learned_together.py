@@ -1,13 +1,11 @@
 """EDP and AJC in two processes: one plan, one network, and the accuracy of one process."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import flow_learned_together
 import pytest
 import torch
+from flow_torchrun import run_in_two_processes
 from torch import nn
 
 
@@ -19,16 +17,7 @@ def original() -> nn.Module:
 @pytest.mark.parametrize("method", ["edp", "ajc"])
 def test_two_processes_learn_one_network(original: nn.Module, method: str, tmp_path: Path) -> None:
     torch.save(original.state_dict(), tmp_path / "original.pt")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    ended = subprocess.run(
-        [*command, flow_learned_together.__file__, method, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=900,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
+    run_in_two_processes(flow_learned_together.__file__, method, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert first == second
     alone = flow_learned_together.compressed(original, method, 1)
