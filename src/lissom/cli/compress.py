@@ -40,8 +40,8 @@ def compress(
     budget: Annotated[
         str | None,
         typer.Option(
-            help="For example macs=0.5, macs=62.7M,params=4x, size=25x (bytes of the file) or "
-            "max_drop=1.0 (points of the metric).",
+            help="For example macs=0.5, macs=62.7M,params=4x, size=25x (bytes of the file), "
+            "latency=0.5 (measured here) or max_drop=1.0 (points of the metric).",
             metavar="LIMITS",
         ),
     ] = None,
@@ -79,6 +79,12 @@ def compress(
     ] = None,
     round_to: Annotated[
         str | None, typer.Option(help="Alignment of channels and ranks: auto or a number.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the runtime when latency is measured.", min=1)
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Samples per call when latency is measured.", min=1)
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -126,6 +132,8 @@ def compress(
         "teacher": teacher,
         "ignore": ignore or None,
         "round_to": round_to,
+        "latency.threads": threads,
+        "latency.batch": batch,
     }
     wanted = _recipe(recipe, given, settings or [], factories=allow_import)
     if out is None or dry_run:

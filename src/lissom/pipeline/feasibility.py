@@ -15,8 +15,10 @@ _EXAMPLES = {
     "macs": "macs=0.5",
     "params": "params=0.5",
     "size": "size=25x",
+    "latency": "latency=0.5",
     "max_drop": "max_drop=1.0",
 }
+_MEASURED = ("latency", "max_drop")  # what only the run can tell, and one stage alone answers for
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +26,11 @@ class FeasibilityRow:
     """One limit of a budget.
 
     Attributes:
-        quantity: ``macs``, ``params``, ``size`` (bytes) or ``max_drop`` (points).
+        quantity: ``macs``, ``params``, ``size`` (bytes), ``latency`` (milliseconds, or a fraction
+            of the original's) or ``max_drop`` (points).
         smallest: The least that a method can reach at once; None where only the run will tell.
-        now: What the network has; of ``size`` its parameters as float32, of ``max_drop`` None.
+        now: What the network has; of ``size`` its parameters as float32, of what only the run can
+            tell None.
         asked: The limit.
         text: The limit as the user wrote it.
     """
@@ -126,10 +130,12 @@ def feasibility(
         FeasibilityRow(name, least.get(name), had[name], limit, str(given[name]["text"]))
         for name, limit in asked.items()
     ]
-    if budget.max_drop is not None:
-        rows.append(
-            FeasibilityRow("max_drop", None, None, budget.max_drop.value, budget.max_drop.text)
-        )
+    measured = {name: getattr(budget, name) for name in _MEASURED}
+    rows += [
+        FeasibilityRow(name, None, None, limit.value, limit.text)
+        for name, limit in measured.items()
+        if limit is not None
+    ]
     names = " or ".join(dict.fromkeys(method.name for method, _ in costs))
     return Feasibility(names, tuple(rows), costs[0][1])
 
@@ -139,7 +145,7 @@ def stage_budgets(budget: Budget, original: Cost, methods: Sequence[Method]) -> 
 
     A stage is given the limits that it can be held to. After stage k of the n that share a
     quantity, original^(1 - k/n) * limit^(k/n) may remain; the last one meets the limit. The last
-    stage that can be held to ``max_drop`` has all of it.
+    stage that can be held to ``latency`` or ``max_drop`` has all of it.
 
     Args:
         budget: What is asked of the whole run, relative to the original.
@@ -157,9 +163,11 @@ def stage_budgets(budget: Budget, original: Cost, methods: Sequence[Method]) -> 
             value = round(had[name] * (limit / had[name]) ** (step / len(sharing)))
             text = f"{value}B" if name == "size" else f"{value}"
             targets[stage][name] = Limit(Meaning.ABSOLUTE, float(value), text)
-    careful = [one for one, method in enumerate(methods) if "max_drop" in _held(method)]
-    if budget.max_drop is not None and careful:
-        targets[careful[-1]]["max_drop"] = budget.max_drop
+    for name in _MEASURED:
+        able = [one for one, method in enumerate(methods) if name in _held(method)]
+        limit = getattr(budget, name)
+        if limit is not None and able:
+            targets[able[-1]][name] = limit
     return tuple(Budget(**target) for target in targets)
 
 
@@ -171,7 +179,7 @@ def _check_held(methods: Sequence[Method], budget: Budget) -> None:
     given = budget.to_dict()
     if not given:
         raise BudgetError(
-            "the budget is empty; give macs=0.5, params=0.5, size=25x or max_drop=1.0"
+            "the budget is empty; give macs=0.5, params=0.5, size=25x, latency=0.5 or max_drop=1.0"
         )
     for quantity in given:
         if not any(quantity in _held(method) for method in methods):

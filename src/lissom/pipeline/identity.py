@@ -27,6 +27,7 @@ def facts_of(stages: Sequence[Iterated], settings: Settings) -> dict[str, Any]:
         "round_to": settings.round_to,
         "ignore": list(settings.ignore),
         "recover": asdict(settings.recover),
+        "latency": asdict(settings.latency),
     }
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lissom.extension import Method, ModelView, Proposal
 from lissom.graph.capture import capture
 from lissom.graph.layers import ModelGraph
+from lissom.measure.clock import RuntimeClock
 from lissom.pipeline.apply import applied, check_counts, packed_file
 from lissom.pipeline.checks import check_data, check_finite, check_teacher
 from lissom.pipeline.evidence import Stage
@@ -230,6 +231,7 @@ class Job:
             seed=self.settings.recover.seed,
             say=self.settings.say,
             base=base,
+            clock=RuntimeClock(self.settings.latency, self.example_inputs, self.settings.cache),
         )
 
     def _feasible(

@@ -118,6 +118,7 @@ def job_of(recipe: Recipe, say: Callable[[str], None], logs: Path) -> Job:
         teacher=None if recipe.teacher is None else network_of(recipe.teacher)[0].eval(),
         base=base,
         cache=default_cache(),
+        latency=recipe.conditions(),
         logs=logs,
         say=say,
     )

@@ -18,9 +18,10 @@ from lissom.measure.latency import Conditions, Latency, onnx_latency
 from lissom.measure.memory import peak_activation_bytes
 from lissom.packed.writer import PackedFile
 from lissom.pipeline.evidence import Stage, evidence_of, sections_of
-from lissom.pipeline.feasibility import Feasibility
+from lissom.pipeline.feasibility import Feasibility, FeasibilityRow
 from lissom.pipeline.layer_rows import layer_rows
 from lissom.pipeline.storage import not_levels, storage_section
+from lissom.plan.budget import Budget
 from lissom.plan.cost import Cost
 from lissom.plan.plan import Plan
 from lissom.report.measured import Measured, MetricValue
@@ -30,6 +31,7 @@ from lissom.task import Metric, Task
 
 ORIGINAL, COMPRESSED = "original", "compressed"
 _ROUNDING = 1e-9  # of a difference of two metrics, in points
+_NOISE = 0.05  # of a latency: two measurements of one network differ by as much
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +208,22 @@ def _budget_rows(
 ) -> tuple[BudgetRow, ...]:
     has: dict[str, float | None] = {"params": now.params, "macs": now.macs, "size": now.size_bytes}
     has["max_drop"] = _points_lost(original.metric, now.metric)
+    has["latency"] = now.latency_ms
     rows = []
     for row in feasibility.rows:
-        measured = has[row.quantity]
-        met = measured is not None and measured <= row.asked + _ROUNDING
-        rows.append(BudgetRow(row.quantity, row.text, row.asked, measured, met, row.smallest))
+        measured, (asked, slack) = has[row.quantity], _asked(row, original)
+        met = measured is not None and measured <= asked + slack
+        rows.append(BudgetRow(row.quantity, row.text, asked, measured, met, row.smallest))
     return tuple(rows)
+
+
+def _asked(row: FeasibilityRow, original: Measured) -> tuple[float, float]:
+    """Give a limit in absolute numbers, and by how much rounding or noise may exceed it."""
+    limit = Budget.parse({"latency": row.text}).latency if row.quantity == "latency" else None
+    if limit is None:
+        return row.asked, _ROUNDING
+    absolute = limit.resolve(original.latency_ms or 0.0)
+    return absolute, _NOISE * absolute
 
 
 def _points_lost(before: MetricValue | None, after: MetricValue | None) -> float | None:

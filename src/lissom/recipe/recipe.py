@@ -28,6 +28,7 @@ from pydantic import (
 
 from lissom.data.options import DataOptions
 from lissom.errors import RecipeError
+from lissom.measure.latency import Conditions
 from lissom.plan.budget import Budget
 from lissom.recipe.iterations import brief_epochs, check_iterations
 from lissom.recipe.settings import settings_from
@@ -151,6 +152,8 @@ class Recipe(Section):
         ignore: Layers that stay as they are.
         round_to: Alignment of channels and ranks: ``auto``, or an integer (1 = free).
         input: Shapes of the network's inputs (``1x3x224x224``); None: as the data set has them.
+        latency: Fields of ``Conditions`` but ``runtime``: ``batch``, ``threads``, ``runs``,
+            ``warmup``.
     """
 
     model: ModelSection
@@ -164,6 +167,7 @@ class Recipe(Section):
     ignore: tuple[str, ...] = ()
     round_to: Literal["auto"] | int = "auto"
     input: str | None = None
+    latency: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("budget", mode="before")
     @classmethod
@@ -192,6 +196,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _check_recover(self) -> Self:
         self.train_settings()
+        self.conditions()
         return self
 
     @property
@@ -212,6 +217,19 @@ class Recipe(Section):
                 )
         shared = {name: getattr(self, name) for name in _SHARED}
         return settings_from(TrainSettings, shared | self.recover, "recover")
+
+    def conditions(self) -> Conditions:
+        """Give how latency is measured.
+
+        Raises:
+            RecipeError: A field is unknown or out of range.
+        """
+        if "runtime" in self.latency:
+            raise RecipeError("latency.runtime: ONNX Runtime is the one there is; drop the field")
+        try:
+            return settings_from(Conditions, self.latency, "latency")
+        except ValueError as error:
+            raise RecipeError(f"latency.{error}") from error
 
     def data_options(self) -> DataOptions:
         """Give the options of the data set, with the recipe's seed unless they have their own."""
@@ -234,6 +252,8 @@ class Recipe(Section):
                 stage["iteration_epochs"] = brief_epochs(asked, training["epochs"])
             content["stages"][index] = _spread(stage, full)
         content["recover"] = {key: training[key] for key in training if key not in _SHARED}
+        content["latency"] = asdict(self.conditions())
+        del content["latency"]["runtime"]
         return yaml.safe_dump(_plain(content), sort_keys=False, allow_unicode=True)
 
 

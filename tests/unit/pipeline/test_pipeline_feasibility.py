@@ -47,6 +47,16 @@ def test_bytes_and_points_have_rows_too() -> None:
     assert lines[1:] == [["size", "401", "4,000", "500"], ["max_drop", "-", "-", "1.5"]]
 
 
+def test_latency_has_a_row_and_belongs_to_the_last_stage_that_knows_it() -> None:
+    timed = Held("timed", frozenset({"macs", "latency"}))
+    table = compared("latency=2.5ms", timed)
+    table.check()
+    rows = {row.quantity: (row.smallest, row.now, row.asked, row.text) for row in table.rows}
+    assert rows == {"latency": (None, None, 2.5, "2.5ms")}
+    budgets = stage_budgets(Budget.parse("macs=0.25,latency=0.5"), NOW, [timed, timed, LEVELS])
+    assert [str(one) for one in budgets] == ["macs=1000000", "macs=500000,latency=0.5", ""]
+
+
 def test_the_smallest_reachable_is_feasible_and_one_less_is_not() -> None:
     compared("macs=400000").check()
     table = compared("macs=399999")
@@ -100,7 +110,8 @@ def test_what_a_method_can_not_be_held_to_is_said_with_those_that_can(
     )
 
 
-def test_what_no_method_can_be_held_to_is_said() -> None:
+def test_what_no_method_can_be_held_to_is_said(monkeypatch) -> None:
+    monkeypatch.setattr("lissom.pipeline.feasibility.METHODS", {})
     with pytest.raises(BudgetError, match=r"no method can be held to latency; give macs=0\.5 or p"):
         compared("latency=2ms")
 

@@ -154,3 +154,18 @@ def test_the_effective_recipe_says_how_brief_recoveries_are() -> None:
     assert again.to_yaml() == made.to_yaml()
     # A workspace of a run at once knows nothing of iterations.
     assert made.model_dump(mode="json")["stages"][0] == {"method": "hmc", "options": {}}
+
+
+def test_conditions_of_latency_are_checked_and_spelled_out() -> None:
+    base = {"model": "lissom:resnet8", "data": "digits", "budget": "latency=0.5"}
+    recipe = Recipe.model_validate({**base, "latency": {"threads": 2, "batch": 8}})
+    assert (recipe.conditions().threads, recipe.conditions().batch) == (2, 8)
+    spelled = yaml.safe_load(recipe.to_yaml())["latency"]
+    assert spelled == {"batch": 8, "threads": 2, "runs": 50, "warmup": 10}
+    for wrong, message in (
+        ({"threads": 0}, r"latency\.threads must be at least 1, got 0"),
+        ({"thread": 1}, r"latency\.thread: unknown key; did you mean 'threads'"),
+        ({"runtime": "openvino"}, r"latency\.runtime: ONNX Runtime is the one there is"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            Recipe.model_validate({**base, "latency": wrong})
