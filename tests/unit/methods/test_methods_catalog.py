@@ -19,6 +19,7 @@ def test_every_method_has_settings():
 
 def test_unknown_names_are_refused():
     with pytest.raises(
-        RecipeError, match="method: 'hcm' is not known; choose one of ahc, ajc, edp, hmc, nahc"
+        RecipeError,
+        match="method: 'hcm' is not known; choose one of ahc, ahc_sum, ajc, edp, hmc, nahc",
     ):
         method_called("hcm")
