@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 _NOTHING = 1e-12  # singular values below this share of the largest are rounding
-_GRID, _NARROWINGS = 200, 60
-_GOLDEN = (math.sqrt(5) - 1) / 2
+_GRID, _NARROWINGS = 200, 6  # points of a grid; each next one is a hundred times as fine
+_HALVINGS = 60
 
 
 def evbmf_rank(matrix: Tensor) -> int:
@@ -49,7 +49,7 @@ def evbmf_rank(matrix: Tensor) -> int:
 
 
 def _noise(energies: Tensor, small: int, large: int, bar: float) -> float:
-    """Give the variance of least free energy: best of a grid, then golden section."""
+    """Give the variance of least free energy: best of a grid, then of finer ones around it."""
     total = float(energies.sum()) / (small * large)
     # Above `total` there would be more noise than matrix; below `least` too many values stand out.
     kept = math.ceil(small / (1 + small / large)) - 1
@@ -59,29 +59,24 @@ def _noise(energies: Tensor, small: int, large: int, bar: float) -> float:
         mean = float(tail.sum()) / (large * (small - kept))
         least = min(max(float(tail[0]) / (large * bar), mean, least), total)
     low, high = math.log(least), math.log(total)
-    step = (high - low) / _GRID
-    grid = [low + step * index for index in range(_GRID + 1)]
-    best = min(grid, key=lambda point: _free_energy(energies, small, large, math.exp(point), bar))
-    left, right = max(low, best - step), min(high, best + step)
     for _ in range(_NARROWINGS):
-        one, two = right - _GOLDEN * (right - left), left + _GOLDEN * (right - left)
-        first, second = (
-            _free_energy(energies, small, large, math.exp(point), bar) for point in (one, two)
-        )
-        left, right = (left, two) if first < second else (one, right)
-    return math.exp((left + right) / 2)
+        points = torch.linspace(low, high, _GRID + 1, dtype=torch.float64)
+        best = int(_free_energies(energies, small, large, points.exp(), bar).argmin())
+        low, high = float(points[max(best - 1, 0)]), float(points[min(best + 1, _GRID)])
+    return math.exp((low + high) / 2)
 
 
-def _free_energy(energies: Tensor, small: int, large: int, variance: float, bar: float) -> float:
-    """Give what the noise variance minimises, up to a constant."""
+def _free_energies(
+    energies: Tensor, small: int, large: int, variances: Tensor, bar: float
+) -> Tensor:
+    """Give what the noise variance minimises, up to a constant, for several variances."""
     alpha = small / large
-    ratios = energies / (large * variance)
-    noise, signal = ratios[ratios <= bar], ratios[ratios > bar]
-    excess = signal - (1 + alpha)
-    tau = (excess + (excess.square() - 4 * alpha).sqrt()) / 2
-    value = (noise - noise.log()).sum() + (signal - tau).sum() + ((tau + 1) / signal).log().sum()
-    value = value + alpha * (tau / alpha + 1).log().sum()
-    return float(value) + (small - len(energies)) * math.log(variance)
+    ratios = energies / (large * variances[:, None])
+    excess = ratios - (1 + alpha)
+    tau = (excess + (excess.square() - 4 * alpha).clamp_min(0).sqrt()) / 2
+    signal = ratios - tau + ((tau + 1) / ratios).log() + alpha * (tau / alpha + 1).log()
+    value = torch.where(ratios <= bar, ratios - ratios.log(), signal).sum(1)
+    return value + (small - len(energies)) * variances.log()
 
 
 def _tau_bar(alpha: float) -> float:
@@ -91,7 +86,7 @@ def _tau_bar(alpha: float) -> float:
         return math.log1p(z) / z - 0.5
 
     low, high = 1e-9, 10.0  # tau is close to 2.5129 sqrt(alpha), at most 2.52
-    for _ in range(_NARROWINGS):
+    for _ in range(_HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if phi(middle) + phi(middle / alpha) > 0 else (low, middle)
     return (low + high) / 2
