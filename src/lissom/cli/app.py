@@ -12,6 +12,7 @@ import typer
 from lissom.cli.bench import bench
 from lissom.cli.compress import compress
 from lissom.cli.demo import demo
+from lissom.cli.export import export
 from lissom.cli.inspect import inspect
 from lissom.cli.pack import pack
 from lissom.cli.report import report
@@ -51,7 +52,7 @@ def _explained(command: Callable[..., None]) -> Callable[..., None]:
     return run_command
 
 
-for command in (compress, inspect, bench, report, pack, unpack, demo):
+for command in (compress, inspect, bench, report, export, pack, unpack, demo):
     app.command()(_explained(command))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnxruntime
 import torch
@@ -13,6 +13,10 @@ from torch import Tensor
 from lissom.errors import ExportError
 
 RUNTIME = f"onnxruntime {onnxruntime.__version__}"
+_LEVELS = {
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
 _DTYPES = {
     "tensor(float)": torch.float32,
     "tensor(double)": torch.float64,
@@ -27,17 +31,29 @@ class OnnxSession:
     Args:
         model: A file, or the bytes of one.
         threads: Threads within an operator; operators run one after another.
+        optimise: ``all`` fuses operators for this CPU; ``none`` runs the file as it is written.
+        optimised_file: Where to write the network as it runs; None: nowhere.
 
     Raises:
         ExportError: ONNX Runtime can't load the network.
     """
 
-    def __init__(self, model: Path | bytes, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        model: Path | bytes,
+        *,
+        threads: int = 1,
+        optimise: Literal["all", "none"] = "all",
+        optimised_file: Path | None = None,
+    ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
+        options.graph_optimization_level = _LEVELS[optimise]
+        if optimised_file is not None:
+            options.optimized_model_filepath = str(optimised_file)
         source = model if isinstance(model, bytes) else str(model)
         try:
             self._session = onnxruntime.InferenceSession(

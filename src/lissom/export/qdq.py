@@ -1,0 +1,244 @@
+"""A float network as one in int8: pairs of QuantizeLinear and DequantizeLinear at its places.
+
+The layout is the one that ONNX Runtime and OpenVINO fuse into integer operators: uint8 activations
+with zero point 0 after a ReLU, int8 weights with a scale per output channel, int32 biases, both
+branches of a residual sum rounded before it and the sum after it. What the ranges are, and which
+layers take part, is decided elsewhere (calibration now; a training may learn them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import NodeProto, helper
+
+from lissom.export.graph import Array, OnnxGraph, attribute
+from lissom.export.int8_places import (
+    Place,
+    chosen_places,
+    find_places,
+    rounded_tensors,
+)
+from lissom.quantization.activation_ranges import Affine, Range, affine
+
+WEIGHT_LEVELS = 127
+_NARROW_LEVELS = 63  # 255 x 63 x 2 still fits the 16 bits in which CPUs without VNNI add pairs
+_INTEGERS = "_int"
+_LARGEST_BIAS = 2**30
+_SAMPLED = 64  # weights per channel that must lie on a grid before all of them are looked at
+_ON_GRID = 1e-3  # of a step: what folding a batch norm moves is a thousandth of that
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Layout:
+    """What is rounded, and how.
+
+    Attributes:
+        ranges: Of the activations, by tensor.
+        layers: Those that compute in int8.
+        reduce_range: Weights in 7 bits, for CPUs without VNNI, whose sums of pairs overflow.
+    """
+
+    ranges: Mapping[str, Range]
+    layers: frozenset[str]
+    reduce_range: bool = False
+
+    @property
+    def weight_levels(self) -> int:
+        """Give the largest integer of a weight."""
+        return _NARROW_LEVELS if self.reduce_range else WEIGHT_LEVELS
+
+
+def tensors_to_observe(content: bytes) -> list[str]:
+    """Name the tensors whose ranges a layout needs, whichever layers it is of."""
+    places = find_places(OnnxGraph(content))
+    read = [name for place in places for name in place.inputs]
+    written = [place.output for place in places if not place.float_output]
+    return list(dict.fromkeys(read + written))
+
+
+def layer_names(content: bytes) -> list[str]:
+    """Name the layers that can compute in int8, in the order in which they run."""
+    return [place.name for place in find_places(OnnxGraph(content)) if place.kind == "layer"]
+
+
+def write_qdq(content: bytes, layout: Int8Layout) -> bytes:
+    """Write the pairs into a float network.
+
+    Args:
+        content: An ONNX file whose batch norms are folded.
+        layout: What is rounded.
+
+    Returns:
+        The bytes of the new file. Any runtime can run it; one that knows the pattern uses integers.
+
+    Raises:
+        KeyError: A range is missing.
+    """
+    graph = OnnxGraph(content)
+    rounding, chosen = Rounding.of(graph, layout)
+    for place in chosen:
+        if place.kind == "layer":
+            rounding.round_weights(place, layout.weight_levels)
+    rounding.rewire()
+    return graph.content()
+
+
+class Rounding:
+    """The edit of one graph.
+
+    Attributes:
+        before: Nodes that must run before the one of that first output.
+    """
+
+    def __init__(
+        self, graph: OnnxGraph, scales: Mapping[str, Affine], places: Collection[Place]
+    ) -> None:
+        """Edit nothing yet.
+
+        Args:
+            graph: Is changed.
+            scales: Of all tensors that are rounded.
+            places: What computes in int8.
+        """
+        self._graph = graph
+        self._scales = scales
+        self._ours = {place.node.output[0]: place for place in places}
+        self._outputs = {place.output for place in places}
+        self.before: dict[str, list[NodeProto]] = {}
+
+    @classmethod
+    def of(cls, graph: OnnxGraph, layout: Int8Layout) -> tuple[Rounding, list[Place]]:
+        """Begin with a layout, and give the places that compute in int8.
+
+        Raises:
+            KeyError: A range is missing.
+        """
+        chosen = chosen_places(graph, find_places(graph), layout.layers)
+        observed = rounded_tensors(chosen)
+        scales = {name: affine(layout.ranges[source]) for name, source in observed.items()}
+        return cls(graph, scales, chosen), chosen
+
+    def round_weights(self, place: Place, levels: int) -> None:
+        """Give a layer integer weights and bias."""
+        node, constants = place.node, self._graph.constants
+        axis = _output_axis(node)
+        weight = constants[node.input[1]]
+        scale_in = self._scales[place.inputs[0]].scale
+        bias = constants[node.input[2]] if len(node.input) > 2 and node.input[2] else None
+        steps = weight_steps(np.moveaxis(weight, axis, 0), levels)
+        if bias is not None:
+            # A channel of hardly any weight has a step so small that its bias would not fit int32.
+            bias = np.broadcast_to(bias, steps.shape)
+            steps = np.maximum(steps, np.abs(bias) / (scale_in * _LARGEST_BIAS)).astype(np.float32)
+        shaped = steps.reshape(tuple(-1 if i == axis else 1 for i in range(weight.ndim)))
+        integers = np.clip(np.rint(weight / shaped), -levels, levels).astype(np.int8)
+        nodes = self.before.setdefault(node.output[0], [])
+        nodes.append(self._constant(f"{place.name}.weight", integers, steps, axis))
+        node.name = place.name  # what ONNX Runtime builds the names of its fused operators on
+        node.input[1] = nodes[-1].output[0]
+        if bias is not None:
+            units = (steps.astype(np.float64) * scale_in).astype(np.float32)
+            counts = np.rint(bias / units.astype(np.float64)).astype(np.int32)
+            nodes.append(self._constant(f"{place.name}.bias", counts, units, 0))
+            node.input[2] = nodes[-1].output[0]
+
+    def rewire(self) -> None:
+        """Put the pairs in, and let nodes read what has been rounded."""
+        for node in self._graph.nodes:
+            inside = node.output[0] in self._ours
+            for index, name in enumerate(node.input):
+                # A fused operator never gives its float result: nobody may read that.
+                if name in self._scales and (inside or name in self._outputs):
+                    node.input[index] = restored(name)
+        nodes = [node for name in self._graph.inputs for node in self.pair(name)]
+        for node in self._graph.nodes:
+            nodes += self.before.get(node.output[0], [])
+            nodes.append(node)
+            for name in node.output:
+                nodes += self.pair(name)
+        self._rename_outputs(nodes)
+        self._graph.replace_nodes(nodes)
+
+    def pair(self, name: str) -> Iterator[NodeProto]:
+        """Give the two nodes after a tensor that is rounded; none after another."""
+        if name not in self._scales:
+            return
+        how = self._scales[name]
+        scale, zero = f"{name}_scale", f"{name}_zero_point"
+        self._graph.constants[scale] = np.array(how.scale, np.float32)
+        self._graph.constants[zero] = np.array(how.zero_point, np.uint8)
+        rounded = f"{name}_rounded"
+        yield helper.make_node(
+            "QuantizeLinear", [name, scale, zero], [rounded], name=f"{name}_quantize"
+        )
+        yield helper.make_node(
+            "DequantizeLinear", [rounded, scale, zero], [restored(name)], name=f"{name}_dequantize"
+        )
+
+    def _constant(self, name: str, integers: Array, scales: Array, axis: int) -> NodeProto:
+        """Add integers as constants, and give the node that turns them into real numbers."""
+        names = [f"{name}{_INTEGERS}", f"{name}_scale", f"{name}_zero_point"]
+        values = (integers, scales, np.zeros(scales.shape, integers.dtype))
+        self._graph.constants.update(zip(names, values, strict=True))
+        return helper.make_node(
+            "DequantizeLinear", names, [f"{name}_restored"], name=f"{name}_dequantize", axis=axis
+        )
+
+    def _rename_outputs(self, nodes: list[NodeProto]) -> None:
+        """Keep the network's own output names where an output has been rounded."""
+        for name in self._graph.outputs:
+            if name not in self._outputs or name not in self._scales:
+                continue
+            new = {name: f"{name}_float", restored(name): name}
+            for node in nodes:
+                for names in (node.input, node.output):
+                    names[:] = [new.get(entry, entry) for entry in names]
+
+
+def weight_steps(weight: Array, levels: int = WEIGHT_LEVELS) -> Array:
+    """Choose the distance of neighbouring values for each output channel.
+
+    The largest weight gets the last level, unless the channel lies on a coarser grid already, as
+    after quantization to fewer bits: then that grid, so that nothing is lost.
+
+    Args:
+        weight: (C, ...).
+        levels: The largest integer.
+
+    Returns:
+        (C,) float32; 1 for a channel of zeros.
+    """
+    rows = np.abs(weight.reshape(len(weight), -1).astype(np.float64))
+    peaks = rows.max(axis=1)
+    steps = np.where(peaks > 0, peaks / levels, 1.0)
+    sample = rows[:, :: max(1, rows.shape[1] // _SAMPLED)]
+    for count in range(1, levels):
+        candidates = np.where(peaks > 0, peaks / count, 1.0)
+        likely = np.flatnonzero((steps < candidates) & (peaks > 0) & _fits(sample, candidates))
+        found = likely[_fits(rows[likely], candidates[likely])]
+        steps[found] = candidates[found]  # the first count that fits is the grid
+    return steps.astype(np.float32)
+
+
+def _fits(rows: Array, steps: Array) -> Array:
+    places = rows / steps[:, None]
+    return np.asarray((np.abs(places - np.rint(places)) <= _ON_GRID).all(axis=1))
+
+
+def _output_axis(node: NodeProto) -> int:
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and attribute(node, "transB", 0)):
+        return 0
+    return 1
+
+
+def weight_constant(layer: str) -> str:
+    """Name the constant that holds a layer's integer weights."""
+    return f"{layer}.weight{_INTEGERS}"
+
+
+def restored(name: str) -> str:
+    """Name what a rounded tensor is read as."""
+    return f"{name}_restored"

@@ -1,0 +1,217 @@
+"""One network as a file for another runtime: loaded, exported, run, timed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lissom.artifacts import ONNX, RECIPE, load, load_plan
+from lissom.data.options import LoadedData
+from lissom.errors import ExportError, RecipeError
+from lissom.export.int8 import Int8Check, Int8Data, Int8Settings, export_int8
+from lissom.export.onnx import OnnxCheck, export_onnx
+from lissom.export.openvino import OpenVinoCheck, export_openvino, openvino_call
+from lissom.export.runtime import OnnxSession
+from lissom.export.torch_program import TorchCheck, export_torch
+from lissom.measure.latency import Conditions, Latency, compare_latency, onnx_latency
+from lissom.packed.reader import PackedReader
+from lissom.pipeline.recipe_run import data_of, inputs_of, network_of
+from lissom.plan.plan import Plan
+from lissom.recipe.read import read_recipe
+from lissom.recipe.recipe import DataSection, ModelSection, Recipe
+from lissom.task import Classification
+
+TARGETS = ("onnx", "onnx-int8", "torch-export", "openvino")
+CALIBRATION_IMAGES = 512
+_CHECKED_IMAGES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ExportWish:
+    """What shall be exported, and to what.
+
+    Attributes:
+        source: A run's folder, a packed file, or the name of a network.
+        target: One of ``TARGETS``.
+        out: The file to write.
+        model: The original of a run of a user's own network; None: the plan names it.
+        weights: For a network by name.
+        input: Shapes of its inputs; None: those of the run or of the data.
+        data: For calibration; None: the run's own, from its recipe.
+        data_dir: Folder of that set; None: the recipe's.
+        calibration_images: How many of them.
+        int8: How the network is rounded.
+    """
+
+    source: str
+    target: str
+    out: Path
+    model: str | None = None
+    weights: Path | None = None
+    input: str | None = None
+    data: str | None = None
+    data_dir: Path | None = None
+    calibration_images: int = CALIBRATION_IMAGES
+    int8: Int8Settings = field(default_factory=Int8Settings)
+
+    def __post_init__(self) -> None:
+        if self.target not in TARGETS:
+            raise RecipeError(f"--to {self.target}: expected {', '.join(TARGETS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A file that has been written and has run.
+
+    Attributes:
+        path: Where it lies.
+        check: Its comparison with the network.
+        float_onnx: Check of the network as ONNX in float32, with which it is compared.
+        latency: By name, ``fp32 ONNX`` first; empty where the runtime is torch.
+        sizes: Bytes of the files of ``latency``.
+    """
+
+    path: Path
+    check: OnnxCheck | Int8Check | TorchCheck | OpenVinoCheck
+    float_onnx: OnnxCheck
+    latency: dict[str, Latency]
+    sizes: dict[str, int]
+
+
+def run_export(wish: ExportWish, conditions: Conditions) -> Exported:
+    """Export one network, run the file, and time it beside the network as ONNX in float32.
+
+    Args:
+        wish: What and how.
+        conditions: Of the timing.
+
+    Raises:
+        RecipeError: Inputs or data are not known.
+        LissomError: What loading, calibrating and exporting refuse.
+    """
+    network = _network(wish)
+    loaded = _data(wish) if wish.target == "onnx-int8" else None
+    inputs = _inputs(wish, loaded)
+    with tempfile.TemporaryDirectory(prefix="lissom-export-") as scratch:
+        path = Path(scratch) / "float.onnx"
+        plain = export_onnx(network, inputs, path)
+        check = _export(wish, network, inputs, loaded)
+        latency = _timed(wish, path, conditions)
+    size = plain.size_bytes if isinstance(check, OnnxCheck) else check.size_bytes
+    sizes = {"fp32 ONNX": plain.size_bytes, wish.target: size}
+    return Exported(wish.out, check, plain, latency, {name: sizes[name] for name in latency})
+
+
+def _export(
+    wish: ExportWish, network: nn.Module, inputs: tuple[Tensor, ...], loaded: LoadedData | None
+) -> OnnxCheck | Int8Check | TorchCheck | OpenVinoCheck:
+    if loaded is not None:
+        return export_int8(network, inputs, wish.out, int8_data(loaded), wish.int8)
+    writers: dict[str, Callable[..., Any]] = {
+        "onnx": export_onnx,
+        "torch-export": export_torch,
+        "openvino": export_openvino,
+    }
+    return writers[wish.target](network, inputs, wish.out)
+
+
+def int8_data(loaded: LoadedData) -> Int8Data:
+    """Give calibration and held-out inputs of a classifier's data set."""
+    task = Classification()
+    return Int8Data(
+        calibration=[task.inputs(batch) for batch in loaded.data.calibration],
+        held_out=_first(loaded.data.held_out, _CHECKED_IMAGES),
+        distance=task.distance,
+    )
+
+
+def _first(batches: Iterable[Any], images: int) -> list[tuple[Tensor, ...]]:
+    found: list[tuple[Tensor, ...]] = []
+    task = Classification()
+    for batch in batches:
+        found.append(task.inputs(batch))
+        if sum(len(inputs[0]) for inputs in found) >= images:
+            break
+    return found
+
+
+def _timed(wish: ExportWish, plain: Path, conditions: Conditions) -> dict[str, Latency]:
+    inputs = OnnxSession(plain).example_inputs(conditions.batch)
+    if wish.target in ("onnx", "onnx-int8"):
+        files = {"fp32 ONNX": plain}
+        if wish.target == "onnx-int8":
+            files[wish.target] = wish.out
+        return onnx_latency(files, inputs, conditions)
+    if wish.target == "torch-export":
+        return {}
+    session = OnnxSession(plain, threads=conditions.threads)
+    other = openvino_call(wish.out, threads=conditions.threads)
+    calls = {"fp32 ONNX": lambda: session(*inputs), wish.target: lambda: other(*inputs)}
+    return compare_latency(calls, conditions)
+
+
+def _network(wish: ExportWish) -> nn.Module:
+    source = Path(wish.source)
+    if source.is_dir() or source.is_file():
+        if wish.weights is not None:
+            raise RecipeError(f"--weights: {source} has weights of its own; drop the option")
+        own = None if wish.model is None else network_of(ModelSection(name=wish.model))[0]
+        return load(source, model=own)
+    if source.suffix == ".lsm":
+        raise ExportError(f"{source}: no such file; expected one that lissom pack wrote")
+    return network_of(ModelSection(name=wish.source, weights=wish.weights))[0].eval()
+
+
+def _data(wish: ExportWish) -> LoadedData:
+    """Load the calibration data: what the user names, else what the run was made with."""
+    recipe_file = Path(wish.source) / RECIPE
+    images = {"calibration_images": wish.calibration_images}
+    if wish.data is None and recipe_file.is_file():
+        overrides: list[tuple[str, Any]] = [("data.calibration_images", wish.calibration_images)]
+        if wish.data_dir is not None:
+            overrides.append(("data.dir", str(wish.data_dir)))
+        return data_of(read_recipe(recipe_file, overrides))
+    if wish.data is None:
+        raise RecipeError(
+            "--to onnx-int8 needs images to calibrate with: give --data and --data-dir, as for "
+            "lissom compress"
+        )
+    return data_of(
+        Recipe(
+            model=ModelSection(name=_original(wish)),
+            data=DataSection.model_validate(
+                {"name": wish.data, "dir": wish.data_dir, "options": images}
+            ),
+            budget={"macs": 0.5},  # a recipe must name one; nothing is compressed here
+            input=wish.input,
+        )
+    )
+
+
+def _original(wish: ExportWish) -> str:
+    """Name the network that the source started from: it says how images are normalised."""
+    source = Path(wish.source)
+    if not source.exists():
+        return wish.source
+    if source.is_dir():
+        plan = load_plan(source)
+    else:
+        with source.open("rb") as file:
+            plan = Plan.from_json(PackedReader(file, str(source)).plan)
+    return plan.source.spec if plan.source is not None else wish.model or wish.source
+
+
+def _inputs(wish: ExportWish, loaded: LoadedData | None) -> tuple[Tensor, ...]:
+    if wish.input is not None:
+        return inputs_of(wish.input)
+    if loaded is not None:
+        return loaded.example_inputs
+    path = Path(wish.source) / ONNX
+    if path.is_file():
+        return OnnxSession(path).example_inputs(1)
+    raise RecipeError(f"{wish.source}: give the shape of the network's input: --input 1x3x32x32")

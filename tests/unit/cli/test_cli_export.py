@@ -1,0 +1,89 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import lissom
+from lissom.artifacts import RECIPE, Artifacts, save
+from lissom.cli.app import run
+from lissom.export.runtime import OnnxSession
+from lissom.plan.plan import Plan, Source
+
+_RECIPE = """
+model: lissom:digits_resnet
+data: {name: digits, batch_size: 32}
+budget: {macs: 0.5}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = lissom.build_model("lissom:digits_resnet")
+    save(
+        out, Artifacts(model=model, plan=Plan.starting_from(model, Source("lissom:digits_resnet")))
+    )
+    (out / RECIPE).write_text(_RECIPE)
+    assert run(["pack", str(out)]) == 0
+    return out
+
+
+def test_a_run_becomes_an_int8_file_by_its_own_data(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "small.onnx"
+    command = ["export", str(folder), "--to", "onnx-int8", "--out", str(path)]
+    extra = ["--estimator", "mse", "--equalize", "never", "--correct-bias", "never"]
+    count = ["--calibration-images", "64", "--runs", "2", "--layers"]
+    assert run([*command, *extra, *count]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"{path}: {path.stat().st_size:,} bytes (ONNX in float32: ")
+    assert re.search(r"same answer as the float network on [\d.]+ % of \d+ held-out images", text)
+    assert "  conv1: QLinearConv\n" in text
+    assert "int8: 11 of 11 layers" in text
+    rows = [line.split()[0] for line in text.splitlines() if line]
+    assert {"fp32", "onnx-int8"} <= set(rows)
+    assert len(OnnxSession(path)(torch.zeros(3, 1, 8, 8))[0]) == 3
+
+
+def test_a_packed_file_becomes_onnx_and_a_torch_program(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(folder / "model.lsm")
+    shape = ["--input", "1x1x8x8", "--runs", "2"]
+    onnx, program = tmp_path / "m.onnx", tmp_path / "m.pt2"
+    assert run(["export", source, "--to", "onnx", "--out", str(onnx), *shape]) == 0
+    assert run(["export", source, "--to", "torch-export", "--out", str(program), *shape]) == 0
+    assert "checked by running the file" in capsys.readouterr().out
+    images = torch.rand(2, 1, 8, 8)
+    expected = lissom.load(folder)(images)
+    torch.testing.assert_close(OnnxSession(onnx)(images)[0], expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.export.load(program).module()(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lissom:digits_resnet", "--to", "onnx-int8"], "needs images to calibrate with"),
+        (["lissom:digits_resnet", "--to", "onnx"], "give the shape of the network's input"),
+        (["none.lsm", "--to", "onnx"], "none.lsm: no such file"),
+        (["lissom:digits_resnet", "--to", "tflite"], "tflite"),
+    ],
+)
+def test_what_is_missing_is_said(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["export", *arguments, "--out", str(tmp_path / "m.onnx")]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_a_run_are_its_own(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", str(folder), "--to", "onnx", "--out", str(tmp_path / "m.onnx")]
+    assert run([*command, "--weights", "w.safetensors"]) == 2
+    assert "has weights of its own; drop the option" in capsys.readouterr().err
