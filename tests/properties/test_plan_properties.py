@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lissom.plan.decision import Decision
+from lissom.plan.drop_residual import DropResidual
 from lissom.plan.fold import FoldBatchNorm
 from lissom.plan.keep_channels import AxisCut, KeepChannels
 from lissom.plan.low_rank import ChannelSVD, Tucker2
@@ -39,6 +40,7 @@ KINDS: dict[type[Decision], st.SearchStrategy[Decision]] = {
     FilterCP: st.builds(FilterCP, NAMES, NUMBERS),
     TensorTrain: st.builds(TensorTrain, NAMES, NUMBERS, NUMBERS, NUMBERS),
     SparsePlusSVD: st.builds(SparsePlusSVD, NAMES, NUMBERS, NUMBERS),
+    DropResidual: st.builds(DropResidual, st.lists(NAMES, max_size=3).map(tuple), NAMES),
     FoldBatchNorm: st.builds(FoldBatchNorm, NAMES, NAMES),
     Merge: st.builds(Merge, NAMES),
     Quantize: st.builds(Quantize, NAMES, NUMBERS, NUMBERS, st.booleans()),

@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lissom.extension import COUNTS, ModelView, Proposal
+from lissom.graph.branches import Branch
+from lissom.methods.branch_harms import drop_harms, droppable, dropped_labels
 from lissom.methods.estimators import compared, estimator_of
 from lissom.methods.grouping import VARIANTS as VARIANTS
 from lissom.methods.grouping import Rule, restricted
@@ -21,7 +23,7 @@ from lissom.methods.importance import cuts_of, importances
 from lissom.methods.probes import Probing, Sensitivities
 from lissom.methods.rank_rules import rank_rule, unmeasured_rule
 from lissom.methods.solving import Solution, Solver
-from lissom.methods.space import menu_of
+from lissom.methods.space import Menu, menu_of
 from lissom.methods.timed import TimedSearch
 from lissom.methods.units import Unit, units_of
 from lissom.methods.weights import WeightMath, plain_layers
@@ -58,6 +60,7 @@ class Hmc:
         weights = WeightMath(view.model, view.graph, {})
         rule = unmeasured_rule(self.settings.ranks, weights)
         menu = menu_of(units, cuts, pricer, self.settings.offered, view.round_to, rule)
+        menu = replace(menu, branches=self._branches(view, None))
         return menu.smallest(self.settings.variant)
 
     def plan(self, view: ModelView, budget: Budget) -> Proposal:
@@ -88,7 +91,8 @@ class Hmc:
         cuts = cuts_of(units, scores, view.round_to)
         rule = rank_rule(settings.ranks, weights)
         menu = menu_of(units, cuts, pricer, settings.offered, view.round_to, rule)
-        sensitivities = self._sensitivities(view, scores, weights, pricer, processes)
+        menu = replace(menu, branches=self._branches(view, budget))
+        sensitivities = self._sensitivities(view, scores, weights, menu, processes)
         solver = Solver(menu, sensitivities, budget.limits(view.graph.cost), self._rule)
         measured, solution, timing = self._solved(view, budget, solver, weights)
         configuration = menu.configuration(solution.items, solution.choice)
@@ -97,7 +101,8 @@ class Hmc:
             plan=Plan(decisions),
             values=values,
             predicted=pricer.price(configuration),
-            labels=layer_labels(view.graph, units, solution.groups),
+            labels=layer_labels(view.graph, units, solution.groups)
+            | dropped_labels(configuration.dropped),
             sensitivities=sensitivities.by_layer(units),
             evidence={
                 "variant": settings.variant,
@@ -106,6 +111,7 @@ class Hmc:
                 "rule": settings.rule,
                 "groups": settings.groups,
                 "estimator": settings.estimator,
+                "dropped": {b.name: list(b.layers) for b in configuration.dropped},
                 **timing,
                 **evidence_of(solution, sensitivities),
                 "units": unit_rows(units, measured, solution, sensitivities),
@@ -149,12 +155,13 @@ class Hmc:
         view: ModelView,
         scores: Mapping[str, Tensor],
         weights: WeightMath,
-        pricer: Pricer,
+        menu: Menu,
         processes: Processes,
     ) -> Sensitivities:
         settings = self.settings
         statistics = f"statistics_images={settings.statistics_images}"
         rule = rank_rule(settings.ranks, weights)
+        pricer = menu.pricer
         probing = Probing(view, scores, settings.offered, weights, pricer, statistics, rule)
         name, images = settings.estimator, settings.images
         estimator = estimator_of(name, view, images, processes)
@@ -162,7 +169,13 @@ class Hmc:
         units = self._units(view)
         sensitivities = probing.measure(units, settings.fractions, estimator, others)
         view.say(sensitivities.summary)
-        return sensitivities
+        harms = drop_harms(view.model, menu.branches, pricer, estimator)
+        return replace(sensitivities, drop_harms=harms)
+
+    def _branches(self, view: ModelView, budget: Budget | None) -> tuple[Branch, ...]:
+        timed = budget is not None and budget.latency is not None
+        wanted = self.settings.depth == "yes" or (self.settings.depth == "auto" and timed)
+        return droppable(view) if wanted else ()
 
     @property
     def _rule(self) -> Rule:

@@ -12,6 +12,8 @@ from lissom.methods.grouping import ALONE, GROUPS, RULES, VARIANTS, choosable, d
 from lissom.methods.rank_rules import RANK_RULES
 from lissom.pruning.cut import Criterion
 
+DEPTHS = ("auto", "yes", "no")
+
 
 @dataclass(frozen=True, slots=True)
 class HmcSettings:
@@ -53,6 +55,8 @@ class HmcSettings:
             whole whatever the budget; infinite: the search alone decides what stays whole.
         rounds: How often the groups are formed: first at ``fractions``, then again at the removed
             fractions that were solved for.
+        depth: Whether residual branches may go as a whole: ``yes``, ``no``, or ``auto``: where the
+            budget limits latency.
         whiten: Factorize against the input covariance (least output error) rather than the weight.
         rebuild: Rebuild what remains of a consumer's weight after its inputs are cut, in closed
             form.
@@ -74,12 +78,13 @@ class HmcSettings:
     groups_seed: int = -1
     keep_above: float = math.inf
     rounds: int = 2
+    depth: str = "auto"
     whiten: bool = True
     rebuild: bool = True
 
     def __post_init__(self) -> None:
         choices = {"variant": (*VARIANTS, *ALONE), "rule": RULES, "groups": GROUPS}
-        choices |= {"estimator": ESTIMATORS, "ranks": RANK_RULES}
+        choices |= {"estimator": ESTIMATORS, "ranks": RANK_RULES, "depth": DEPTHS}
         for name, known in {**choices, "criterion": tuple(Criterion)}.items():
             if getattr(self, name) not in known:
                 raise RecipeError(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from lissom.graph.branches import Branch
 from lissom.lowrank.families import family_named
 from lissom.lowrank.family import Family, Ranks
 from lissom.lowrank.rank import relative_rank
@@ -32,6 +33,17 @@ class RankOption:
 
     family: str
     fractions: Fractions
+
+
+@dataclass(frozen=True, slots=True)
+class DropOption:
+    """A residual branch that goes as a whole.
+
+    Attributes:
+        branch: The branch.
+    """
+
+    branch: Branch
 
 
 def equal_fractions(family: Family, shape: LayerShape) -> tuple[Fractions, ...]:

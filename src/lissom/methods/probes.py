@@ -77,6 +77,7 @@ class Sensitivities:
         rank_harm: Gives the harm of a rank option of a layer.
         agreement: Per other estimator its rank correlation with these harms, by family and over
             ``all``; None where there is nothing to rank.
+        drop_harms: Per residual branch that may go, by name, the harm of dropping it.
     """
 
     curves: Mapping[str, Mapping[str, HarmCurve]]
@@ -86,6 +87,7 @@ class Sensitivities:
     prune_harm: Callable[[Unit, tuple[int, ...]], float]
     rank_harm: Callable[[str, RankOption], float]
     agreement: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    drop_harms: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:

@@ -15,6 +15,7 @@ from lissom.methods.grouping import (
     differences,
     labels_of,
 )
+from lissom.methods.menu import DropOption
 from lissom.methods.probes import Sensitivities
 from lissom.methods.relax import relaxed
 from lissom.methods.space import KEEP, Item, Menu
@@ -135,13 +136,23 @@ class Solver:
             if choice is not None:
                 harm = problem.harm(choice)
                 return Solution(wider, labels, difference, limits, items, choice, harm)
-        smallest = self.menu.smallest(variant)
-        reached = ", ".join(f"{name} {getattr(smallest, name):,}" for name in self.limits)
-        asked = ", ".join(f"{name} {limit:,}" for name, limit in self.limits.items())
+        least = {name: self.menu.least(variant, name) for name in self.limits}
+        reached, asked = _named(least), _named(self.limits)
         raise BudgetError(
             f"{variant} found no network within {asked}; the smallest on its menu has {reached}. "
             "Raise the budget, use round_to=1, or another variant"
         )
+
+
+def _named(amounts: Mapping[str, int]) -> str:
+    """Write amounts for a message; times are of the weight layers alone."""
+    counts = [f"{name} {amount:,}" for name, amount in amounts.items() if name != "nanoseconds"]
+    times = [
+        f"{amounts[name] / 1e6:.3g} ms in its layers"
+        for name in ("nanoseconds",)
+        if name in amounts
+    ]
+    return ", ".join(counts + times)
 
 
 def solved_fractions(menu: Menu, solution: Solution, fractions: Fractions) -> Fractions:
@@ -165,6 +176,8 @@ def _harm_of(menu: Menu, sensitivities: Sensitivities) -> Callable[[Item, int], 
 
     def harm(item: Item, index: int) -> float:
         option = item.options[index]
+        if isinstance(option, DropOption):
+            return sensitivities.drop_harms[option.branch.name]
         if isinstance(option, tuple):
             return sensitivities.prune_harm(units[item.unit], option)
         return sensitivities.rank_harm(item.layer, option)

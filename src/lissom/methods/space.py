@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from lissom.methods.menu import RankOption, rank_options, resolve, with_channels
+from lissom.graph.branches import Branch
+from lissom.methods.menu import DropOption, RankOption, rank_options, resolve, with_channels
 from lissom.methods.rank_rules import EQUAL, RankRule
 from lissom.methods.units import Unit
 from lissom.plan.cost import Cost
@@ -18,17 +19,24 @@ PRUNE, DECOMPOSE, BOTH, KEEP = "prune", "decompose", "both", "keep"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing to decide: how many channels a unit keeps, or how a layer is factorized.
+    """One thing to decide: channels that a unit keeps, ranks of a layer, or whether a branch goes.
 
     Attributes:
-        unit: Name of the unit.
-        layer: The layer to factorize, or "" where channels are meant.
-        options: Kept channels, or rank options; the search's option 0, "as it is", is not listed.
+        unit: Name of the unit, or of the branch.
+        layer: The layer to factorize, or "" where channels or a branch are meant.
+        options: Kept channels, rank options, or the one of dropping the branch; the search's option
+            0, "as it is", is not listed.
     """
 
     unit: str
     layer: str
-    options: tuple[tuple[int, ...], ...] | tuple[RankOption, ...]
+    options: tuple[tuple[int, ...], ...] | tuple[RankOption, ...] | tuple[DropOption]
+
+    @property
+    def branch(self) -> Branch | None:
+        """Give the branch that may go; None where channels or ranks are meant."""
+        option = self.options[0]
+        return option.branch if isinstance(option, DropOption) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,7 @@ class Menu:
         ranks: Per layer the rank options on offer, mild ones first.
         pricer: Prices configurations.
         round_to: Alignment of ranks.
+        branches: Residual branches that may go, whatever the labels.
     """
 
     units: tuple[Unit, ...]
@@ -48,6 +57,7 @@ class Menu:
     ranks: Mapping[str, tuple[RankOption, ...]]
     pricer: Pricer
     round_to: int | str
+    branches: tuple[Branch, ...] = ()
 
     def items(self, labels: Mapping[str, str]) -> tuple[Item, ...]:
         """List what is to be decided under ``labels``."""
@@ -62,6 +72,7 @@ class Menu:
                     for layer in unit.layers
                     if self.ranks.get(layer)
                 )
+        items.extend(Item(branch.name, "", (DropOption(branch),)) for branch in self.branches)
         return tuple(items)
 
     def configuration(self, items: Sequence[Item], choice: Choice) -> Configuration:
@@ -72,12 +83,15 @@ class Menu:
         """
         kept: dict[str, tuple[int, ...]] = {}
         fractions: dict[str, RankOption] = {}
+        dropped: list[Branch] = []
         for item, index in zip(items, choice, strict=True):
             if index == 0:
                 continue
             option = item.options[index - 1]
             if isinstance(option, RankOption):
                 fractions[item.layer] = option
+            elif isinstance(option, DropOption):
+                dropped.append(option.branch)
             else:
                 kept[item.unit] = option
         cut = Configuration(kept)
@@ -85,7 +99,7 @@ class Menu:
             layer: self._resolved(layer, option, cut) for layer, option in fractions.items()
         }
         low_rank = {layer: found for layer, found in resolved.items() if found is not None}
-        return Configuration(kept, low_rank)
+        return Configuration(kept, low_rank, tuple(dropped))
 
     def _resolved(self, layer: str, option: RankOption, cut: Configuration) -> LowRank | None:
         shape = with_channels(self.pricer.shapes[layer], *self.pricer.channels(layer, cut))
@@ -117,11 +131,12 @@ class Menu:
         For ``nahc``, where a unit is either pruned or decomposed, each unit takes what leaves less
         while all others are at their smallest.
         """
-        params, macs = (
-            self._extreme(self.strongest(variant, quantity), quantity)
-            for quantity in ("params", "macs")
-        )
+        params, macs = (self.least(variant, quantity) for quantity in ("params", "macs"))
         return Cost(params, macs, 32 * params)
+
+    def least(self, variant: str, quantity: str) -> int:
+        """Give the least of one quantity that any labels of a variant can reach."""
+        return self._extreme(self.strongest(variant, quantity), quantity)
 
     def strongest(self, variant: str, quantity: str) -> dict[str, str]:
         """Give the labels under which the least of a quantity can be left."""
@@ -145,7 +160,8 @@ class Menu:
         """
         items = self.items(labels)
         cut = Configuration(
-            {item.unit: self.cuts[item.unit][-1] for item in items if not item.layer}
+            {item.unit: self.cuts[item.unit][-1] for item in items if _is_cut(item)},
+            dropped=self.branches,
         )
         left = {name: getattr(cost, quantity) for name, cost in self.pricer.by_layer(cut).items()}
         for layer in (item.layer for item in items if item.layer):
@@ -164,7 +180,7 @@ class _ChoicePrice:
         self._menu, self._items, self._quantities = menu, items, quantities
         self._places: dict[str, list[int]] = {}
         for place, item in enumerate(items):
-            for layer in [item.layer] if item.layer else menu.pricer.touched(item.unit):
+            for layer in _touched(item, menu.pricer):
                 self._places.setdefault(layer, []).append(place)
         plain = menu.pricer.by_layer(Configuration())
         untouched = [cost for layer, cost in plain.items() if layer not in self._places]
@@ -189,6 +205,17 @@ class _ChoicePrice:
 
     def _figures(self, cost: Cost) -> tuple[float, ...]:
         return tuple(float(getattr(cost, quantity)) for quantity in self._quantities)
+
+
+def _is_cut(item: Item) -> bool:
+    return not item.layer and item.branch is None
+
+
+def _touched(item: Item, pricer: Pricer) -> Collection[str]:
+    """Name the layers whose cost depends on what is decided."""
+    if item.branch is not None:
+        return [layer for layer in item.branch.layers if pricer.has(layer)]
+    return [item.layer] if item.layer else pricer.touched(item.unit)
 
 
 def menu_of(

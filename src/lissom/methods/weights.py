@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -121,6 +121,8 @@ class WeightMath:
     ) -> tuple[tuple[Decision, ...], dict[str, Tensor]]:
         """Turn a configuration into decisions and the values of what is not merely sliced.
 
+        Nothing else is done to what goes with a branch.
+
         Args:
             configuration: What is kept and which ranks are taken.
 
@@ -129,16 +131,19 @@ class WeightMath:
             result.
         """
         groups = {group.name: group for group in self.graph.groups}
+        gone = configuration.gone
         kept = {
             name: channels
             for name, channels in configuration.kept.items()
-            if len(channels) < groups[name].channels
+            if len(channels) < groups[name].channels and not _inside(groups[name], gone)
         }
         cuts = keep_channels([(groups[name], channels) for name, channels in kept.items()])
         decisions: list[Decision] = list(cuts)
         values = self._sliced(kept)
         outputs, inputs = self._kept_axes(kept)
         for layer, low_rank in configuration.low_rank.items():
+            if layer in gone:
+                continue
             name = f"{layer}.weight"
             weight = values.pop(name, None)
             if weight is None:  # not rebuilt: merely sliced
@@ -150,7 +155,10 @@ class WeightMath:
             if isinstance(bias, Tensor):
                 values[f"{layer}.last.bias"] = _select(bias.detach(), 0, outputs.get(name))
             decisions.append(family_named(low_rank.family).decision(layer, low_rank.ranks))
-        return tuple(decisions), values
+        decisions.extend(branch.decision for branch in configuration.dropped)
+        return tuple(decisions), {
+            n: v for n, v in values.items() if n.rpartition(".")[0] not in gone
+        }
 
     def built(self, configuration: Configuration) -> nn.Module:
         """Give the network that a configuration leads to, in eval mode; untouched values stay."""
@@ -235,6 +243,11 @@ class WeightMath:
         index = torch.as_tensor(inputs)[:, None] * positions + torch.arange(positions)
         index = index.reshape(-1).to(covariance.device)
         return covariance[index][:, index]
+
+
+def _inside(group: ChannelGroup, layers: Collection[str]) -> bool:
+    """Whether all that touches a group's channels lies in these layers."""
+    return {*group.producers, *group.consumers} <= set(layers)
 
 
 def plain_layers(model: nn.Module, graph: ModelGraph) -> list[str]:

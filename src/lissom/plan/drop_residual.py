@@ -74,9 +74,7 @@ class DropResidual(Decision):
             PlanError: A field is missing, unknown or of the wrong type.
         """
         reader = Fields(cls.kind, fields)
-        layers = reader.items(
-            "layers", "a layer's name", lambda one: bool(one) and isinstance(one, str)
-        )
+        layers = reader.items("layers", "a layer's name", lambda one: isinstance(one, str))
         decision = cls(layers, reader.text("last"))
         reader.finish()
         return decision

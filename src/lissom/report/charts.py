@@ -11,7 +11,8 @@ from lissom.plan.cost import Cost
 from lissom.report import figures
 from lissom.report.report import LayerRow
 
-GROUPS = ("decompose", "prune", "both", "keep")
+STYLES = {"decompose": "blue", "prune": "yellow", "both": "magenta", "drop": "red", "keep": "dim"}
+GROUPS = tuple(STYLES)
 _WIDTH = 1000
 _LEFT = 52  # room for the numbers of the axis
 _BAR_HEIGHT = 150

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from lissom.graph.layers import Refusal
 from lissom.plan.cost import Cost
-from lissom.report import figures
+from lissom.report import charts, figures
 from lissom.report.measured import Measured
 from lissom.report.report import LayerRow, Report
 from lissom.report.steps import filled
@@ -20,7 +20,6 @@ from lissom.report.storage import NOTE, storage_rows
 
 WIDTH = 100
 _Column = tuple[str, Callable[[LayerRow], str | Text]]
-_STYLES = {"decompose": "blue", "prune": "yellow", "both": "magenta", "keep": "dim"}
 
 
 def as_text(view: RenderableType) -> str:
@@ -199,7 +198,7 @@ def _choices(report: Report) -> list[_Column]:
     harms: list[_Column] = [("harm\nprune", _prune_harm), ("harm\ndecomp.", _decompose_harm)]
     levels: list[_Column] = [("bits", _bits), ("density", _density)]
     return [
-        ("group", lambda row: Text(row.group, style=_STYLES.get(row.group, ""))),
+        ("group", lambda row: Text(row.group, style=charts.STYLES.get(row.group, ""))),
         *(harms if measured or not quantized else []),
         ("output\nchannels", lambda row: figures.channels(row.before, row.after)),
         ("ranks\nin/out", lambda row: figures.ranks(row.after)),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lissom.extension import Clock
+from lissom.graph.branches import Branch
 from lissom.graph.layers import ChannelGroup, LayerSpec, Member, ModelGraph, Role
 from lissom.lowrank.families import family_named
 from lissom.plan.cost import Cost
@@ -29,10 +30,17 @@ class Configuration:
     Attributes:
         kept: Per cut channel group its kept channels.
         low_rank: Per decomposed layer its ranks.
+        dropped: Residual branches that go as a whole.
     """
 
     kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     low_rank: Mapping[str, LowRank] = field(default_factory=dict)
+    dropped: tuple[Branch, ...] = ()
+
+    @property
+    def gone(self) -> frozenset[str]:
+        """Name the layers of the dropped branches."""
+        return frozenset(layer for branch in self.dropped for layer in branch.layers)
 
 
 class Pricer:
@@ -92,18 +100,24 @@ class Pricer:
         """Give the cost of each layer under ``configuration``."""
         costs = dict(self._plain)
         cut = chain.from_iterable(self._touched[group] for group in configuration.kept)
-        for name in {*cut, *configuration.low_rank}:
+        for name in {*cut, *configuration.low_rank, *configuration.gone} & costs.keys():
             costs[name] = self.layer(name, configuration)
         return costs
 
     def layer(self, name: str, configuration: Configuration) -> Cost:
         """Give the cost of one layer under ``configuration``."""
+        if configuration.dropped and name in configuration.gone:
+            return Cost()
         low_rank = configuration.low_rank.get(name)
         cuts = self._cuts(name, configuration)
         key = (name, low_rank, *cuts)
         if key not in self._known:
             self._known[key] = self._cost(name, self._masks(cuts), low_rank)
         return self._known[key]
+
+    def has(self, layer: str) -> bool:
+        """Whether a name is that of a layer with a cost."""
+        return layer in self._layers
 
     def touched(self, group: str) -> frozenset[str]:
         """Name the layers whose cost depends on how many channels of a group are kept."""

@@ -55,7 +55,7 @@ def test_what_does_not_fit_is_named(decision, message):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"layers": [""], "last": "b"}, {"layers": "a", "last": "b"}, {"last": "b"}]
+    "fields", [{"layers": [3], "last": "b"}, {"layers": "a", "last": "b"}, {"last": "b"}]
 )
 def test_damaged_fields_are_refused(fields):
     with pytest.raises(PlanError, match="layers"):
