@@ -104,12 +104,17 @@ class Step:
         Args:
             asked: Its budget.
         """
+        given = asked.to_dict()
+        fraction = Meaning.REMAINING.value
         return StepRow(
             stage=self.stage,
             method=self.method.name,
             iteration=self.iteration,
             iterations=self.iterations,
-            asked={name: limit["value"] for name, limit in asked.to_dict().items()},
+            asked={
+                name: limit["text" if limit["meaning"] == fraction else "value"]
+                for name, limit in given.items()
+            },
             epochs=self.epochs,
         )
 

@@ -96,6 +96,8 @@ def _joined(labels: Sequence[str]) -> str:
     done = [label for label in labels if label not in ("", "keep")]
     if not done:
         return "keep" if "keep" in labels else ""
+    if "drop" in done:
+        return "drop"
     return "both" if set(done) > {done[0]} and set(done) <= _FAMILIES else done[0]
 
 

@@ -71,7 +71,8 @@ class StepRow:
         method: What decided.
         iteration: From 1.
         iterations: Of the stage.
-        asked: By quantity the most that might remain after the step, in absolute numbers.
+        asked: By quantity the most that might remain after the step: absolute, or a text as the
+            user wrote it where only the run can tell what it is a fraction of (latency).
         epochs: Of its recovery, as planned.
         params: Parameters that it left; None before the run.
         macs: MACs that it left; None before the run.
@@ -83,7 +84,7 @@ class StepRow:
     method: str
     iteration: int
     iterations: int
-    asked: Mapping[str, float]
+    asked: Mapping[str, float | str]
     epochs: int
     params: int | None = None
     macs: int | None = None

@@ -46,11 +46,11 @@ def step_cells(row: StepRow, like: MetricValue | None) -> tuple[str, ...]:
     )
 
 
-def asked_text(asked: Mapping[str, float]) -> str:
+def asked_text(asked: Mapping[str, float | str]) -> str:
     """Write limits: macs 25.1M, params 80k.
 
     Args:
-        asked: By quantity, in absolute numbers.
+        asked: By quantity, as in ``StepRow``.
     """
     return ", ".join(f"{name} {_amount(name, limit)}" for name, limit in asked.items())
 
@@ -74,7 +74,10 @@ def filled(table: Table, rows: Sequence[StepRow], like: MetricValue | None) -> T
     return table
 
 
-def _amount(quantity: str, limit: float) -> str:
+def _amount(quantity: str, limit: float | str) -> str:
+    if isinstance(limit, str):
+        return limit
     if quantity == "size":
         return figures.byte_size(limit)
-    return f"{limit:g} points" if quantity == "max_drop" else figures.count(limit)
+    unit = {"max_drop": "points", "latency": "ms"}.get(quantity)
+    return figures.count(limit) if unit is None else f"{limit:g} {unit}"

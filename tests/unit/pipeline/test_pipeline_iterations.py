@@ -29,7 +29,7 @@ def steps(budget: str, *stages: Iterated, epochs: int = 20) -> tuple[Step, ...]:
     return steps_of(stages, Budget.parse(budget), NOW, epochs)
 
 
-def asked(found: tuple[Step, ...]) -> list[dict[str, float]]:
+def asked(found: tuple[Step, ...]) -> list[dict[str, float | str]]:
     return [dict(row.asked) for row in foreseen(found, NOW)]
 
 
@@ -70,6 +70,11 @@ def test_what_is_no_count_is_asked_of_the_last_iteration_alone() -> None:
     with pytest.raises(BudgetError, match="the 2 iterations of both go by; give macs"):
         steps("size=8x", Iterated(both, 2))
     assert len(steps("size=8x", Iterated(both))) == 1
+    timed = Held("timed", COUNTS | {"latency"})
+    assert asked(steps("macs=0.25,latency=0.5", Iterated(timed, 2))) == [
+        {"macs": 40_000},
+        {"macs": 20_000, "latency": "0.5"},
+    ]
 
 
 @pytest.mark.parametrize(

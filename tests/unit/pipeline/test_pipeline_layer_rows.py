@@ -124,8 +124,8 @@ def test_groups_are_what_all_steps_together_did() -> None:
     plan = Plan((ChannelSVD("0", 2),))
     labels = [
         {"0": "prune", "1": "keep", "2": "", "3": "keep"},
-        {"0.first": "keep", "0.last": "decompose", "1": "prune", "3": "keep"},
-        {},
+        {"0.first": "keep", "0.last": "decompose", "1": "drop", "3": "keep"},
+        {"1": "prune"},
     ]
     graph = capture(model, inputs)
     weights = {"0.first": 54, "0.last": 32, "1": 128, "3": 512}
@@ -137,7 +137,7 @@ def test_groups_are_what_all_steps_together_did() -> None:
     )
     assert {row.name: row.group for row in found if row.before.cost.macs} == {
         "0": "both",
-        "1": "prune",
+        "1": "drop",
         "3": "keep",
     }
     (first, *_) = layer_rows(graph, graph, [Proposal(Plan(()), {}, Cost(), {"0": "own"})], weights)

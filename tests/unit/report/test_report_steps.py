@@ -65,8 +65,10 @@ def test_the_page_shows_each_step() -> None:
     [
         ({"macs": 1e6, "params": 2000.0}, "macs 1.000M, params 2.000k"),
         ({"size": 10_480.0, "max_drop": 1.5}, "size 10.5 kB, max_drop 1.5 points"),
+        ({"latency": 2.5}, "latency 2.5 ms"),
+        ({"latency": "2x"}, "latency 2x"),
     ],
 )
-def test_limits_are_written_in_their_units(asked: dict[str, float], text: str) -> None:
+def test_limits_are_written_in_their_units(asked: dict[str, float | str], text: str) -> None:
     cells = step_cells(StepRow(1, "ajc", 1, 1, asked, 10), ACCURACY)
     assert cells == ("ajc", text, "–", "–", "10", "–", "–")
