@@ -161,7 +161,7 @@ class Hmc:
         settings = self.settings
         statistics = f"statistics_images={settings.statistics_images}"
         rule = rank_rule(settings.ranks, weights)
-        pricer = menu.pricer
+        pricer = Pricer(view.model, view.graph)  # what is tried needs no times
         probing = Probing(view, scores, settings.offered, weights, pricer, statistics, rule)
         name, images = settings.estimator, settings.images
         estimator = estimator_of(name, view, images, processes)
