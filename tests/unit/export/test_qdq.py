@@ -149,6 +149,34 @@ def test_zero_point_after_relu_types_and_scales_per_channel(quantized: bytes) ->
     assert set(activations.values()) == {0}
 
 
+def test_weights_and_biases_are_off_by_half_a_step_at_most(
+    content: bytes, quantized: bytes
+) -> None:
+    exact, values = OnnxGraph(content), OnnxGraph(quantized).constants
+    for place in find_places(exact):
+        if place.kind != "layer":
+            continue
+        steps = values[f"{place.name}.weight_scale"].astype(np.float64)
+        weight = exact.constants[place.node.input[1]]
+        shaped = steps.reshape(-1, *(1,) * (weight.ndim - 1))
+        gaps = values[f"{place.name}.weight_int"] * shaped - weight
+        assert (np.abs(gaps) <= 0.501 * shaped).all()
+        units = values[f"{place.name}.bias_scale"].astype(np.float64)
+        np.testing.assert_allclose(units, steps * values[f"{place.inputs[0]}_scale"], rtol=1e-6)
+        bias = exact.constants[place.node.input[2]]
+        assert (np.abs(values[f"{place.name}.bias_int"] * units - bias) <= 0.501 * units).all()
+
+
+def test_what_only_moves_values_keeps_their_scale(content: bytes) -> None:
+    seen = observe(content, tensors_to_observe(content), [(images(16),)])
+    clipped = Int8Layout(collect_ranges(seen, "percentile"), frozenset(layer_names(content)))
+    values = OnnxGraph(write_qdq(content, clipped)).constants
+    moves = [place for place in find_places(OnnxGraph(content)) if place.kind == "move"]
+    assert [place.node.op_type for place in moves] == ["MaxPool", "Reshape"]
+    for place in moves:
+        assert values[f"{place.inputs[0]}_scale"] == values[f"{place.output}_scale"]
+
+
 def test_a_float_layer_leaves_the_others_in_int8(content: bytes, whole: Int8Layout) -> None:
     mixed = write_qdq(content, Int8Layout(whole.ranges, frozenset({"0", "8"})))
     runs, _ = operators_as_run(mixed, layer_names(content))
