@@ -162,11 +162,10 @@ class Family(ABC):
         unit: Unit,
         weight: Tensor,
         covariance: Tensor | None = None,
-    ) -> tuple[Ranks | None, ...]:
-        """Give for each of several limits what ``best_within`` would, or what is like to be it.
+    ) -> tuple[Ranks | None, ...] | None:
+        """Give for each of several limits what ``best_within`` would, as far as can be predicted.
 
-        Families whose errors can be predicted do what the limits have in common once, and factorize
-        nothing.
+        What the limits have in common is done once, and nothing is factorized.
 
         Args:
             shape: The layer.
@@ -174,8 +173,13 @@ class Family(ABC):
             unit: ``macs`` or ``params``.
             weight: The layer's weight.
             covariance: As for ``factors``.
+
+        Returns:
+            Ranks for each limit, or None: the family has one rank, or its errors can't be
+            predicted.
         """
-        return tuple(self.best_within(shape, one, unit, weight, covariance) for one in limits)
+        del shape, limits, unit, weight, covariance
+        return None
 
     def break_even(self, shape: LayerShape, unit: Unit, round_to: int | str = 1) -> Ranks | None:
         """Give the largest ranks that are cheaper than the whole layer; None if none are."""

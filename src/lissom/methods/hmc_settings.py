@@ -30,8 +30,8 @@ class HmcSettings:
             ``filter_cp``; ``tensor_train`` where it is named. None: the first four; for ``ahc_sum``
             it is ``sparse_plus_svd`` alone.
         ranks: Rule for the ranks on offer: ``relative`` (the same fraction of all full ranks),
-            ``joint`` (at each cost the ranks that are predicted to err least; the same where a
-            family has one rank), ``energy`` (per rank, what holds a share of the energy), or
+            ``joint`` (the same, but for Tucker-2 and sums at each cost the pair that is predicted
+            to err least), ``energy`` (per rank, what holds a share of the energy), or
             ``evbmf`` (what stands out of the noise: one choice per layer and family).
         fractions: Removed fractions x at which sensitivity is measured: MACs removed anywhere /
             MACs of the unit's producers.
@@ -65,7 +65,7 @@ class HmcSettings:
     variant: str = "hmc"
     criterion: str = "reconstruction"
     families: tuple[str, ...] | None = None
-    ranks: str = "relative"
+    ranks: str = "joint"
     fractions: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)
     images: int = 512
     estimator: str = "measured"

@@ -62,6 +62,8 @@ EQUAL = Relative()
 class Joint(Relative):
     """For each cost that ``Relative`` offers, the ranks that are predicted to err least.
 
+    Families with nothing to predict (of one rank, above all) get ``Relative``.
+
     Attributes:
         weights: The weights, and what their errors are judged by.
     """
@@ -70,21 +72,22 @@ class Joint(Relative):
 
     def grid(self, layer: str, family: Family, shape: LayerShape) -> Iterable[Fractions]:
         """Give the best for each cost, and the cheapest in proportion, for budgets that need it."""
-        equal = tuple(equal_fractions(family, shape))
-        if len(family.full_ranks(shape)) == 1:
-            return equal
+        equal = equal_fractions(family, shape)
         limits = [family.cost(shape, family.relative(shape, one[0])).macs for one in equal]
         found = self._predicted(layer, family, shape, limits)
+        if found is None:
+            return equal
         ranks = dict.fromkeys(one for one in found if one is not None)
         return (equal[-1], *(_fractions(family, shape, one) for one in ranks))
 
     def within(self, layer: str, family: Family, shape: LayerShape, limit: int) -> Ranks | None:
         """Give the ranks that are predicted to err least."""
-        return self._predicted(layer, family, shape, [limit])[0]
+        found = self._predicted(layer, family, shape, [limit])
+        return within_equal(family, shape, limit) if found is None else found[0]
 
     def _predicted(
         self, layer: str, family: Family, shape: LayerShape, limits: list[int]
-    ) -> tuple[Ranks | None, ...]:
+    ) -> tuple[Ranks | None, ...] | None:
         weight, covariance = self.weights.weight(layer), self.weights.whitening(layer)
         return family.predicted_within(shape, limits, "macs", weight, covariance)
 

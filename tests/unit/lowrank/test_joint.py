@@ -80,6 +80,7 @@ def test_predictions_for_several_limits_are_close_to_the_best(whiten) -> None:
     family, dense = family_named("tucker2"), dense_cost(SHAPE).macs
     limits = [int(share * dense) for share in (0.7, 0.5, 0.3)]
     found = family.predicted_within(SHAPE, [*limits, 0], "macs", weight, covariance)
+    assert found is not None
     assert found[3] is None
     metric = torch.ones(1, 1) if covariance is None else covariance
     for limit, ranks in zip(limits, found, strict=False):
@@ -91,8 +92,6 @@ def test_predictions_for_several_limits_are_close_to_the_best(whiten) -> None:
         assert error(weight, *ranks, metric) < error(weight, *equal, metric)
 
 
-def test_where_nothing_is_predicted_each_limit_is_searched() -> None:
-    weight, family = narrow_inputs(), family_named("channel_svd")
-    limits = [dense_cost(SHAPE).macs // 2, 1]
-    expected = (family.within(SHAPE, limits[0], "macs"), None)
-    assert family.predicted_within(SHAPE, limits, "macs", weight) == expected
+@pytest.mark.parametrize("name", ["channel_svd", "spatial_svd", "filter_cp", "tensor_train"])
+def test_others_predict_nothing(name) -> None:
+    assert family_named(name).predicted_within(SHAPE, [1000], "macs", narrow_inputs()) is None

@@ -18,7 +18,14 @@ from lissom.plan.sparse_plus import SparsePlusLowRank
 from lissom.recipe.recipe import Stage
 from method_samples import Mixed, applied, seeded, small_view, view_of
 
-SUM = HmcSettings(variant="ahc_sum", images=32, statistics_images=32, fractions=(0.25, 0.75))
+# In proportion every sum has a rank to cut; together S may take all that the cost allows.
+SUM = HmcSettings(
+    variant="ahc_sum",
+    ranks="relative",
+    images=32,
+    statistics_images=32,
+    fractions=(0.25, 0.75),
+)
 HALF = Budget.parse("macs=0.5")
 
 
