@@ -58,6 +58,7 @@ def test_asked_again_the_metric_is_the_same_until_the_covariance_changes() -> No
     assert metric_for(weight, covariance, ridge=0.1) is not first
     assert metric_for(torch.zeros(1, 6, 1), covariance).channels == 6
     assert metric_for(weight, torch.eye(6)) is not first
+    metric_for(weight, covariance)
     covariance *= 3
     assert float(metric_for(weight, covariance).matrix[0, 0]) == pytest.approx(3 * (1 + RIDGE))
 

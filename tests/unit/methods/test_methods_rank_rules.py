@@ -110,6 +110,8 @@ def test_joint_errs_less_at_no_more_cost(weights, shape):
         assert min(errors[ranks] for ranks in within) <= 1.02 * error_of(weights, equal)
         checked += min(errors[ranks] for ranks in within) < 0.9 * error_of(weights, equal)
     assert checked > 5
+    # The cheapest, which is promised before anything is known of the weight.
+    assert equal_fractions(TUCKER, shape)[-1] in fractions_of(rule, TUCKER, shape)
     assert any(ranks[0] == 3 and ranks[1] > 6 for ranks in found)
 
 
