@@ -39,11 +39,12 @@ _SLOW_RAMP = (
 )
 _ABLATIONS = {
     "as-built": (),
+    "channel-split": ("stages.0.split=channel",),
     "columns-only": ("stages.0.learn=[columns]",),
     "rows-only": ("stages.0.learn=[rows]",),
     "never-merged": ("stages.0.merge=never",),
-    "reweighted-lasso": ("stages.0.penalty=energy", *_SLOW_RAMP),
-    "group-lasso": ("stages.0.penalty=norm", *_SLOW_RAMP),
+    "reweighted-lasso": ("stages.0.split=channel", "stages.0.penalty=energy", *_SLOW_RAMP),
+    "group-lasso": ("stages.0.split=channel", "stages.0.penalty=norm", *_SLOW_RAMP),
 }
 
 

@@ -22,7 +22,8 @@ RECIPE = """
 model: {name: lissom:digits_resnet, weights: WEIGHTS}
 data: {name: digits, calibration_images: 256}
 stages:
-- {method: edp, statistics_images: 256, steer_every: 5, ramp_end: 0.5, cut_at: 0.6, rate_factor: 1}
+- {method: edp, statistics_images: 256, steer_every: 5, ramp_end: 0.5, cut_at: 0.6, rate_factor: 1,
+   split: channel}
 budget: {macs: 0.5}
 recover: {epochs: 3, learning_rate: 0.05, warmup_steps: 2, recalibration_images: 256}
 seed: 3
@@ -132,8 +133,8 @@ def test_a_budget_out_of_reach_is_refused_before_any_training(trained, monkeypat
 
 def test_a_spatial_split_at_the_start_is_cut_fitted_and_loaded(weights, tmp_path) -> None:
     """Kernels as products of columns and rows, chosen before any training."""
-    old = "ramp_end: 0.5, cut_at: 0.6, rate_factor: 1"
-    recipe = RECIPE.replace(old, "ramp_end: 0, cut_at: 0, rate_factor: 1, split: spatial")
+    old = "ramp_end: 0.5, cut_at: 0.6, rate_factor: 1,\n   split: channel"
+    recipe = RECIPE.replace(old, "rate_factor: 1")
     assert recipe != RECIPE
     file = tmp_path / "spatial.yaml"
     file.write_text(recipe.replace("WEIGHTS", str(weights)))

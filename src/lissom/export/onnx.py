@@ -200,6 +200,9 @@ def _trace(network: nn.Module, inputs: tuple[Tensor, ...], opset: int, *, batch:
         raise ExportError("torch.onnx gave no program")
     model = program.model_proto
     remove_redundant(model)
+    for noted in (model, model.graph, *model.graph.node):  # lines of the user's code, with paths
+        del noted.metadata_props[:]
+        noted.doc_string = ""
     content: bytes = model.SerializeToString()
     return content
 

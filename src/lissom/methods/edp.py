@@ -44,8 +44,9 @@ class EdpSettings:
             form: fixed multipliers, plain start, rows of A, a threshold at the end.
         learn: ``columns`` (ranks), ``rows`` (channels), or both.
         start: ``trained``, or ``scratch`` for a network without trained weights.
-        split: ``channel`` (k x k and 1 x 1), as published; or ``spatial`` (kernels of more than
-            one row and column become k x 1 and 1 x k), from trained weights in ``budget`` alone.
+        split: ``channel`` (k x k and 1 x 1), as published; ``spatial`` (kernels of more than one
+            row and column become k x 1 and 1 x k), from trained weights in ``budget`` alone; or
+            ``auto``: spatial where that can be.
         row_groups: ``inner``, or ``all`` for channels that residual sums couple, too.
         penalty: ``decay`` (what is about to go fades, the rest is left alone), ``energy``
             (reweighted lasso) or ``norm`` (group lasso), which ``faithful`` always has.
@@ -57,8 +58,9 @@ class EdpSettings:
         statistics_images: Calibration images for the input covariances.
         ramp_start: Of ``budget``, as the four below: share of the training after which the target
             cost begins to fall.
-        ramp_end: Where it has reached the budget.
-        cut_at: Where the support is cut to the budget and frozen.
+        ramp_end: Where it has reached the budget; -1: 0.1, with the spatial split 0.
+        cut_at: Where the support is cut to the budget and frozen; -1: there, too. With the spatial
+            split that is the start, and all of the training is recovery.
         lead: Of ``decay``: share of the training for which something fades before it goes.
         steer_every: Steps between two looks at the cost.
         lam_rank: Multiplier of the columns in ``faithful``.
@@ -68,15 +70,15 @@ class EdpSettings:
     mode: str = "budget"
     learn: tuple[str, ...] = (COLUMNS, ROWS)
     start: str = "trained"
-    split: str = "channel"
+    split: str = "auto"
     row_groups: str = "inner"
     penalty: str = "decay"
     merge: str = "cost"
     rate_factor: float = 5.0
     statistics_images: int = 2048
     ramp_start: float = 0.0
-    ramp_end: float = 0.1
-    cut_at: float = 0.1
+    ramp_end: float = -1.0
+    cut_at: float = -1.0
     lead: float = 0.05
     steer_every: int = 50
     lam_rank: float = 0.01
@@ -101,7 +103,17 @@ class EdpSettings:
 
     def ramp(self) -> Ramp:
         """Give the times of the ramp."""
-        return Ramp(self.ramp_start, self.ramp_end, self.cut_at, self.steer_every)
+        usual = 0.0 if self._split == "spatial" else 0.1
+        end = usual if self.ramp_end == -1 else self.ramp_end
+        cut = max(usual, end) if self.cut_at == -1 else self.cut_at
+        return Ramp(self.ramp_start, end, cut, self.steer_every)
+
+    @property
+    def _split(self) -> str:
+        if self.split != "auto":
+            return self.split
+        spatial = self.mode == "budget" and self.start == "trained"
+        return "spatial" if spatial else "channel"
 
     def relaxation(self) -> RelaxationSettings:
         """Give what may vanish and how it is measured."""
@@ -109,7 +121,7 @@ class EdpSettings:
         return RelaxationSettings(
             learn=self.learn,
             start=self.start,
-            split=self.split,
+            split=self._split,
             form="plain" if published else "whitened",
             row_parts="filters" if published else "norms",
             row_groups=self.row_groups,
