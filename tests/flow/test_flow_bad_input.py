@@ -49,8 +49,11 @@ def refused(arguments: list[str], out: Path, capsys: pytest.CaptureFixture[str])
         (["--data-dir", "there"], "digits: come with scikit-learn, not from there"),
         (["--budget", "macs=0"], "budget: macs=0; expected a fraction between 0 and 1"),
         (["--budget", "macs=1.5"], "budget: macs=1.5; expected a fraction between 0 and 1"),
-        (["--budget", "size=0.5"], "a limit on size is not offered here: hmc can be held to macs"),
-        (["--budget", "latency=2ms"], "no method can be held to latency; give macs=0.5 or params"),
+        (["--budget", "size=0.5"], "hmc can be held to latency, macs and params; ajc can: for"),
+        (
+            ["--method", "edp", "--budget", "latency=2ms"],
+            "a limit on latency is not offered here: edp can be held to macs and params; hmc can",
+        ),
         (["--budget", "macs=0.001"], "the smallest that hmc can reach is "),
         (["--method", "hcm"], "method: 'hcm' is not known; choose one of ahc, "),
         (["--ignore", "conv9"], "ignore: 'conv9' is not a layer of the network; "),

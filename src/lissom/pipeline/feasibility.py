@@ -200,15 +200,19 @@ def _check_held(methods: Sequence[Method], budget: Budget) -> None:
 
 def _not_held(quantity: str, methods: Sequence[Method]) -> BudgetError:
     able = sorted(name for name, method in METHODS.items() if quantity in _held(method))
-    means = [f"{one.name} can be held to {' and '.join(sorted(_held(one)))}" for one in methods]
+    means = [f"{one.name} can be held to {_listed(sorted(_held(one)))}" for one in methods]
     others = (
-        f"{' and '.join(able)} can: for example --method {able[0]} --budget {_EXAMPLES[quantity]}"
+        f"{_listed(able)} can: for example --method {able[0]} --budget {_EXAMPLES[quantity]}"
         if able
         else f"no method can be held to {quantity}; give {_examples(methods[0])} instead"
     )
     return BudgetError(
         f"budget: a limit on {quantity} is not offered here: {', '.join(means)}; {others}"
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def _examples(method: Method) -> str:

@@ -9,6 +9,7 @@ from torch import nn
 
 from lissom.errors import PlanError
 from lissom.plan import plan as plan_module
+from lissom.plan.drop_residual import DropResidual
 from lissom.plan.fold import FoldBatchNorm
 from lissom.plan.keep_channels import AxisCut, KeepChannels
 from lissom.plan.low_rank import ChannelSVD, Tucker2
@@ -27,6 +28,7 @@ PLAN = Plan(
         FilterCP("f", 2),
         TensorTrain("g", 2, 5, 3),
         SparsePlusSVD("h", 4, 3),
+        DropResidual(("i.one", "i.two"), "i.three"),
         FoldBatchNorm("b.last", "bn"),
         Quantize("b.last", 3, 17, channel_scales=True),
         Merge("c"),
