@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from lissom.graph.layers import Refusal
 from lissom.report import charts, figures
-from lissom.report.report import LayerRow, Report
+from lissom.report.report import BudgetRow, LayerRow, Report
 from lissom.report.steps import step_cells, step_head
 from lissom.report.storage import storage_rows
 
@@ -51,7 +51,7 @@ def budget_table(report: Report) -> str:
                 (
                     row.quantity,
                     row.asked,
-                    *(_limit(v) for v in (row.limit, row.measured, row.smallest)),
+                    *_amounts(row),
                 )
             ),
             f'<span class="{"good" if row.met else "bad"}">{"yes" if row.met else "NO"}</span>',
@@ -60,6 +60,11 @@ def budget_table(report: Report) -> str:
     ]
     head = ("", "asked", "limit", "measured", "smallest reachable", "met")
     return _table(head, rows, numbers=(1, 2, 3, 4))
+
+
+def _amounts(row: BudgetRow) -> Iterator[str]:
+    write = figures.milliseconds if row.quantity == "latency" else _limit
+    return (write(value) for value in (row.limit, row.measured, row.smallest))
 
 
 def step_table(report: Report) -> str:

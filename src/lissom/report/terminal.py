@@ -144,9 +144,7 @@ def _budget(report: Report) -> Table:
         table.add_column(name, justify="right")
     table.add_column("met")
     for row in report.budget:
-        write = figures.byte_size if row.quantity == "size" else figures.count
-        if row.quantity in ("latency", "max_drop"):
-            write = _three_digits
+        write = _WRITERS.get(row.quantity, figures.count)
         style = "green" if row.met else "bold red"
         table.add_row(
             row.quantity,
@@ -161,6 +159,9 @@ def _budget(report: Report) -> Table:
 
 def _three_digits(value: float | None) -> str:
     return figures.NONE if value is None else f"{value:.3g}"
+
+
+_WRITERS = {"size": figures.byte_size, "latency": figures.milliseconds, "max_drop": _three_digits}
 
 
 def _layers(report: Report) -> Table:
