@@ -22,20 +22,20 @@ def remove_redundant(model: ModelProto) -> None:
     """
     graph = model.graph
     outputs = {entry.name for entry in graph.output}
+    producers = {name: node for node in graph.node for name in node.output}
     instead: dict[str, str] = {}
     for node in graph.node:
         for place, name in enumerate(node.input):
             node.input[place] = instead.get(name, name)
-        redundant = _redundant(node, graph)
+        redundant = _redundant(node, producers, graph)
         if redundant is not None and node.output[0] not in outputs:
             instead[node.output[0]] = redundant
     if instead:
         _drop_unread(graph, outputs)
 
 
-def _redundant(node: NodeProto, graph: GraphProto) -> str | None:
+def _redundant(node: NodeProto, producers: dict[str, NodeProto], graph: GraphProto) -> str | None:
     """Name the tensor that a node merely hands on."""
-    producers = {name: one for one in graph.node for name in one.output}
     if node.op_type == "Relu":
         before = producers.get(node.input[0])
         return node.input[0] if before is not None and before.op_type == "Relu" else None

@@ -124,6 +124,12 @@ class OperationTimes:
         for _ in range(_ROUNDS):
             for place, taken in self._profile(content, feed).items():
                 times[place].extend(taken[1:])  # the first run allocates
+            for place, operation in enumerate(operations):
+                if not times[place]:
+                    raise MeasureError(
+                        f"latency: the profile of {RUNTIME} has no time for {operation}; ignore "
+                        "the layer that it belongs to, or limit macs instead"
+                    )
             found = [_summary(times[place]) for place in range(len(operations))]
             if all(one.spread <= _SPREAD for one in found):
                 break

@@ -46,7 +46,7 @@ class EdpSettings:
         start: ``trained``, or ``scratch`` for a network without trained weights.
         split: ``channel`` (k x k and 1 x 1), as published; ``spatial`` (kernels of more than one
             row and column become k x 1 and 1 x k), from trained weights in ``budget`` alone; or
-            ``auto``: spatial where that can be.
+            ``auto``: spatial where that can be and ``penalty`` is ``decay``.
         row_groups: ``inner``, or ``all`` for channels that residual sums couple, too.
         penalty: ``decay`` (what is about to go fades, the rest is left alone), ``energy``
             (reweighted lasso) or ``norm`` (group lasso), which ``faithful`` always has.
@@ -98,8 +98,15 @@ class EdpSettings:
         for name in ("rate_factor", "lead"):
             if not getattr(self, name) > 0:
                 raise RecipeError(f"{name}={getattr(self, name)}: expected more than 0")
-        self.ramp()
+        self._check_penalty(self.ramp())
         self.relaxation()
+
+    def _check_penalty(self, ramp: Ramp) -> None:
+        if self.mode == "budget" and self.penalty != "decay" and ramp.cut == 0:
+            raise RecipeError(
+                f"penalty={self.penalty!r}: has no effect where the support is cut at the start; "
+                "set ramp_end and cut_at (0.55 and 0.6), or penalty=decay"
+            )
 
     def ramp(self) -> Ramp:
         """Give the times of the ramp."""
@@ -112,7 +119,9 @@ class EdpSettings:
     def _split(self) -> str:
         if self.split != "auto":
             return self.split
-        spatial = self.mode == "budget" and self.start == "trained"
+        # The other penalties need a ramp, which the spatial split does without.
+        trained = self.mode == "budget" and self.start == "trained"
+        spatial = trained and self.penalty == "decay"
         return "spatial" if spatial else "channel"
 
     def relaxation(self) -> RelaxationSettings:

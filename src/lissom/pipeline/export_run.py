@@ -62,6 +62,18 @@ class ExportWish:
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
             raise RecipeError(f"--to {self.target}: expected {', '.join(TARGETS)}")
+        given = {
+            "--data": self.data is not None,
+            "--data-dir": self.data_dir is not None,
+            "--calibration-images": self.calibration_images != CALIBRATION_IMAGES,
+            "the options of rounding": self.int8 != Int8Settings(),
+        }
+        without_effect = [name for name, is_given in given.items() if is_given]
+        if self.target != "onnx-int8" and without_effect:
+            raise RecipeError(
+                f"--to {self.target}: {', '.join(without_effect)} would have no effect, nothing is "
+                "rounded; drop them, or use --to onnx-int8"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +174,11 @@ def _network(wish: ExportWish) -> nn.Module:
             raise RecipeError(f"--weights: {source} has weights of its own; drop the option")
         own = None if wish.model is None else network_of(ModelSection(name=wish.model))[0]
         return load(source, model=own)
+    if wish.model is not None:
+        raise RecipeError(
+            f"--model: names the original of a folder or packed file, and {wish.source} is "
+            "neither; drop the option"
+        )
     if source.suffix == ".lsm":
         raise ExportError(f"{source}: no such file; expected one that lissom pack wrote")
     return network_of(ModelSection(name=wish.source, weights=wish.weights))[0].eval()

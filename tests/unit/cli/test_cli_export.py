@@ -69,6 +69,14 @@ def test_a_packed_file_becomes_onnx_and_a_torch_program(
     [
         (["lissom:digits_resnet", "--to", "onnx-int8"], "needs images to calibrate with"),
         (["lissom:digits_resnet", "--to", "onnx"], "give the shape of the network's input"),
+        (
+            ["lissom:digits_resnet", "--to", "onnx", "--keep-float", "2", "--data", "digits"],
+            "--to onnx: --data, the options of rounding would have no effect",
+        ),
+        (
+            ["lissom:digits_resnet", "--to", "onnx", "--model", "lissom:resnet8"],
+            "--model: names the original of a folder or packed file",
+        ),
         (["none.lsm", "--to", "onnx"], "none.lsm: no such file"),
         (["lissom:digits_resnet", "--to", "tflite"], "tflite"),
     ],

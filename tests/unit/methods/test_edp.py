@@ -53,6 +53,7 @@ def view(**options):
         ({"lam_rank": -1.0}, "lam_rank=-1.0: expected 0 or more"),
         ({"lam_channel": float("nan")}, "lam_channel=nan: expected 0 or more"),
         ({"ramp_end": 0.7, "cut_at": 0.2}, "ramp start=0.*, end=0.7, cut=0.2"),
+        ({"split": "spatial", "penalty": "energy"}, "penalty='energy': has no effect where"),
         ({"lead": 0.0}, "lead=0.0: expected more than 0"),
     ],
 )
