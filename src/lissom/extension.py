@@ -101,6 +101,29 @@ class Trainer(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class TimeRatio:
+    """What one network takes, as a share of what another takes, each pair of runs back to back.
+
+    Attributes:
+        median: Over the pairs.
+        low: Lower bound of the median, 95 % confidence.
+        high: Upper bound.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    @property
+    def slower(self) -> bool:
+        """Whether the first network is slower for certain: by more than 2 %."""
+        return self.low > 1.02
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
 class Clock(Protocol):
     """Tells times in the runtime that the network is meant for, on this machine."""
 
@@ -117,6 +140,13 @@ class Clock(Protocol):
 
     def milliseconds(self, networks: Mapping[str, nn.Module]) -> Mapping[str, float]:
         """Give the median time of whole networks, run in turn.
+
+        Raises:
+            ExportError: The runtime can't run one.
+        """
+
+    def ratio(self, network: nn.Module, reference: nn.Module) -> TimeRatio:
+        """Give what a network takes, as a share of what another takes.
 
         Raises:
             ExportError: The runtime can't run one.
@@ -146,7 +176,9 @@ class ModelView:
             None: ``model`` is it.
         base: Plan that led to the network: together with a proposal's, the plan of the file to be.
             None where it is not known.
-        clock: Tells times, for a limit on latency; None: there is none.
+        clock: Tells times; None: there is none.
+        allow_slower: Whether to decide what the clock does not pay for, where that saves something
+            else.
     """
 
     model: nn.Module
@@ -165,6 +197,7 @@ class ModelView:
     original: nn.Module | None = None
     base: Plan | None = None
     clock: Clock | None = None
+    allow_slower: bool = False
 
 
 @dataclass(frozen=True, slots=True)

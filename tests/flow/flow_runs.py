@@ -15,6 +15,7 @@ model: {name: lissom:digits_resnet, weights: WEIGHTS}
 data: {name: digits, calibration_images: 256}
 stages: [{method: hmc, images: 128, statistics_images: 256, fractions: [0.5], rounds: 1}]
 budget: {macs: 0.6}
+allow_slower: true
 recover: {epochs: 2, learning_rate: 0.05, warmup_steps: 2, recalibration_images: 256}
 seed: 3
 """

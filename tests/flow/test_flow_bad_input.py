@@ -51,8 +51,8 @@ def refused(arguments: list[str], out: Path, capsys: pytest.CaptureFixture[str])
         (["--budget", "macs=1.5"], "budget: macs=1.5; expected a fraction between 0 and 1"),
         (["--budget", "size=0.5"], "hmc can be held to latency, macs and params; ajc can: for"),
         (
-            ["--method", "edp", "--budget", "latency=2ms"],
-            "a limit on latency is not offered here: edp can be held to macs and params; hmc can",
+            ["--method", "ajc", "--budget", "latency=2ms"],
+            "a limit on latency is not offered here: ajc can be held to max_drop and size; ",
         ),
         (["--budget", "macs=0.001"], "the smallest that hmc can reach is "),
         (["--method", "hcm"], "method: 'hcm' is not known; choose one of ahc, "),

@@ -25,6 +25,7 @@ stages:
 - {method: edp, statistics_images: 256, steer_every: 5, ramp_end: 0.5, cut_at: 0.6, rate_factor: 1,
    split: channel}
 budget: {macs: 0.5}
+allow_slower: true
 recover: {epochs: 3, learning_rate: 0.05, warmup_steps: 2, recalibration_images: 256}
 seed: 3
 """
@@ -91,7 +92,9 @@ def quickly(model: nn.Module, budget: str = "macs=0.6", **changes: Any) -> lisso
         data=load_data("digits").data,
         method=Edp(edp),
         budget=budget,
-        settings=lissom.Settings(recover=recover, latency=Conditions(runs=3, warmup=1)),
+        settings=lissom.Settings(
+            recover=recover, latency=Conditions(runs=3, warmup=1), allow_slower=True
+        ),
     )
 
 

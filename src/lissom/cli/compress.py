@@ -86,6 +86,12 @@ def compress(
     batch: Annotated[
         int | None, typer.Option(help="Samples per call when latency is measured.", min=1)
     ] = None,
+    allow_slower: Annotated[
+        bool,
+        typer.Option(
+            "--allow-slower", help="Decide what saves the budget's units but costs time, too."
+        ),
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -134,6 +140,7 @@ def compress(
         "round_to": round_to,
         "latency.threads": threads,
         "latency.batch": batch,
+        "allow_slower": allow_slower or None,
     }
     wanted = _recipe(recipe, given, settings or [], factories=allow_import)
     if out is None or dry_run:

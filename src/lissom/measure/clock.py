@@ -5,14 +5,19 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lissom.export.onnx import export_onnx
-from lissom.measure.latency import Conditions, onnx_latency
-from lissom.measure.operation import operations_of
+from lissom.extension import TimeRatio
+from lissom.measure.latency import Conditions, onnx_times, time_ratio
+from lissom.measure.operation import Operation, operations_of
 from lissom.measure.operation_times import OperationTimes
+
+K = TypeVar("K")
 
 
 class RuntimeClock:
@@ -20,6 +25,7 @@ class RuntimeClock:
 
     Attributes:
         times: Of single operations.
+        conditions: Batch, threads; runs and warm-up of whole networks.
     """
 
     def __init__(
@@ -33,7 +39,7 @@ class RuntimeClock:
             folder: Where times outlive the run; None: nowhere.
         """
         self.times = OperationTimes(conditions.threads, conditions.batch, folder)
-        self._conditions = conditions
+        self.conditions = conditions
         self._inputs = tuple(
             tensor[:1].expand(conditions.batch, *tensor.shape[1:]).contiguous()
             for tensor in example_inputs
@@ -50,9 +56,7 @@ class RuntimeClock:
             MeasureError: The machine is too busy to tell.
         """
         example = torch.empty(1, *input_shape, device="meta")
-        operations = operations_of(layer, (example,))
-        known = self.times.of(operations)
-        return sum(known[one].nanoseconds + self.times.dispatch for one in operations)
+        return self._sum(operations_of(layer, (example,)))
 
     def milliseconds(self, networks: Mapping[str, nn.Module]) -> dict[str, float]:
         """Give the median time of whole networks, run in turn.
@@ -60,9 +64,42 @@ class RuntimeClock:
         Raises:
             ExportError: The runtime can't run one.
         """
+        times = self._times(networks)
+        return {name: median(one) for name, one in times.items()}
+
+    def ratio(self, network: nn.Module, reference: nn.Module) -> TimeRatio:
+        """Give what a network takes, as a share of what another takes.
+
+        Raises:
+            ExportError: The runtime can't run one.
+        """
+        times = self._times({"reference": reference, "network": network})
+        return time_ratio(times["network"], times["reference"])
+
+    def _times(self, networks: Mapping[str, nn.Module]) -> dict[str, list[float]]:
         with tempfile.TemporaryDirectory() as folder:
             files = {name: Path(folder) / f"{place}.onnx" for place, name in enumerate(networks)}
             for name, path in files.items():
                 export_onnx(networks[name], self._inputs, path)
-            found = onnx_latency(files, self._inputs, self._conditions)
-        return {name: one.median_ms for name, one in found.items()}
+            return self.run(files)
+
+    def run(self, files: Mapping[K, Path]) -> dict[K, list[float]]:
+        """Time ONNX files in turn: single times in milliseconds.
+
+        Raises:
+            ExportError: The runtime can't run one.
+        """
+        return onnx_times(files, self._inputs, self.conditions)
+
+    def layers_ms(self, network: nn.Module) -> float:
+        """Give the sum of the times that a network's weight layers take one by one.
+
+        Raises:
+            MeasureError: The machine is too busy to tell.
+        """
+        operations = operations_of(network, [one[:1] for one in self._inputs])
+        return self._sum(operations) / 1e6
+
+    def _sum(self, operations: Sequence[Operation]) -> int:
+        known = self.times.of(operations)
+        return sum(known[one].nanoseconds + self.times.dispatch for one in operations)

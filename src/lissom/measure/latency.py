@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from statistics import quantiles
-from typing import Any
+from statistics import median, quantiles
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from lissom.export.runtime import RUNTIME, OnnxSession
+from lissom.extension import TimeRatio
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +78,43 @@ def compare_latency(
         calls: What to time, by name; each must do the same amount of work at every call.
         conditions: Runs and warm-up; the rest is passed on to the result as it is.
     """
+    times = times_in_turn(calls, conditions)
+    return {name: latency_of(values, conditions) for name, values in times.items()}
+
+
+def times_in_turn(
+    calls: Mapping[K, Callable[[], object]], conditions: Conditions
+) -> dict[K, list[float]]:
+    """Give the single times behind ``compare_latency``, in milliseconds.
+
+    Args:
+        calls: What to time, by name.
+        conditions: Runs and warm-up.
+    """
     for _ in range(conditions.warmup):
         for call in calls.values():
             call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[K, list[float]] = {name: [] for name in calls}
     for _ in range(conditions.runs):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
             times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: _latency(values, conditions) for name, values in times.items()}
+    return times
+
+
+def time_ratio(times: Sequence[float], reference: Sequence[float]) -> TimeRatio:
+    """Compare runs taken in turn, pair by pair.
+
+    The bounds of the median are order statistics (sign test), good for any distribution.
+
+    Args:
+        times: Of one network, at least one.
+        reference: Of the other, as many.
+    """
+    ratios = sorted(one / other for one, other in zip(times, reference, strict=True))
+    outer = max(int(len(ratios) / 2 - 0.98 * math.sqrt(len(ratios))), 0)  # 1.96 / 2
+    return TimeRatio(median(ratios), ratios[outer], ratios[-1 - outer])
 
 
 def onnx_latency(
@@ -99,14 +130,37 @@ def onnx_latency(
     Raises:
         ExportError: A file can't be loaded, or takes other inputs.
     """
-    calls: dict[str, Callable[[], object]] = {}
+    times = onnx_times(files, inputs, conditions)
+    return {name: latency_of(values, conditions) for name, values in times.items()}
+
+
+def onnx_times(
+    files: Mapping[K, Path], inputs: Sequence[Tensor], conditions: Conditions
+) -> dict[K, list[float]]:
+    """Give the single times behind ``onnx_latency``, in milliseconds.
+
+    Args:
+        files: ONNX files by name; all take the same inputs.
+        inputs: The inputs with ``conditions.batch`` samples.
+        conditions: Threads, runs, warm-up.
+
+    Raises:
+        ExportError: A file can't be loaded, or takes other inputs.
+    """
+    calls: dict[K, Callable[[], object]] = {}
     for name, path in files.items():
         session = OnnxSession(path, threads=conditions.threads)
         session(*inputs)
         calls[name] = partial(session.run_arrays, session.feed(inputs))
-    return compare_latency(calls, conditions)
+    return times_in_turn(calls, conditions)
 
 
-def _latency(times: Sequence[float], conditions: Conditions) -> Latency:
-    low, median, high = quantiles(times, n=4, method="inclusive")
-    return Latency(median, low, high, conditions)
+def latency_of(times: Sequence[float], conditions: Conditions) -> Latency:
+    """Sum up the times of one network.
+
+    Args:
+        times: In milliseconds, at least two.
+        conditions: Under which they were taken.
+    """
+    low, middle, high = quantiles(times, n=4, method="inclusive")
+    return Latency(middle, low, high, conditions)

@@ -7,16 +7,21 @@ reconstruction guided by the authors' later code (DPFPS).
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lissom.errors import BudgetError, LissomError, RecipeError
-from lissom.extension import COUNTS, ModelView, Proposal
+from lissom.extension import COUNTS, Clock, ModelView, Proposal
+from lissom.methods.edp_settings import EdpSettings as EdpSettings
+from lissom.methods.never_slower import NeverSlower
 from lissom.methods.pair_clock import PairClock
+from lissom.methods.timed import TimedSearch
 from lissom.methods.units import check_ignored
+from lissom.methods.weights import WeightMath
 from lissom.plan.alignment import aligned_counts
 from lissom.plan.budget import Budget
 from lissom.plan.build import apply_values, build
@@ -26,117 +31,11 @@ from lissom.relaxation.decay import DecaySteering
 from lissom.relaxation.merging import Hardened
 from lissom.relaxation.published import PublishedSchedule
 from lissom.relaxation.rank_and_channels import RankAndChannels
-from lissom.relaxation.settings import RelaxationSettings
-from lissom.relaxation.steering import BudgetSteering, Ramp
-from lissom.relaxation.support import COLUMNS, ROWS, as_support
+from lissom.relaxation.steering import BudgetSteering
+from lissom.relaxation.support import COLUMNS, Slow, Support, as_support, nothing_slow
+from lissom.search.price import Configuration
 from lissom.sensitivity.statistics import input_covariances
-
-MODES = ("budget", "faithful")
-MERGES = ("cost", "time", "never")
-
-
-@dataclass(frozen=True, slots=True)
-class EdpSettings:
-    """Free choices of the method.
-
-    Attributes:
-        mode: ``budget`` steers to the budget and meets it exactly; ``faithful`` is the published
-            form: fixed multipliers, plain start, rows of A, a threshold at the end.
-        learn: ``columns`` (ranks), ``rows`` (channels), or both.
-        start: ``trained``, or ``scratch`` for a network without trained weights.
-        split: ``channel`` (k x k and 1 x 1), as published; ``spatial`` (kernels of more than one
-            row and column become k x 1 and 1 x k), from trained weights in ``budget`` alone; or
-            ``auto``: spatial where that can be and ``penalty`` is ``decay``.
-        row_groups: ``inner``, or ``all`` for channels that residual sums couple, too.
-        penalty: ``decay`` (what is about to go fades, the rest is left alone), ``energy``
-            (reweighted lasso) or ``norm`` (group lasso), which ``faithful`` always has.
-        merge: Pairs become one layer where that costs no more (``cost``), where it is faster as
-            measured (``time``), or ``never``.
-        rate_factor: Peak learning rate, as a multiple of recovery's, which is meant for networks
-            that are already what they will be. High rates forget what trained weights have
-            memorised; set 1 where ``recover.learning_rate`` is high already.
-        statistics_images: Calibration images for the input covariances.
-        ramp_start: Of ``budget``, as the four below: share of the training after which the target
-            cost begins to fall.
-        ramp_end: Where it has reached the budget; -1: 0.1, with the spatial split 0.
-        cut_at: Where the support is cut to the budget and frozen; -1: there, too. With the spatial
-            split that is the start, and all of the training is recovery.
-        lead: Of ``decay``: share of the training for which something fades before it goes.
-        steer_every: Steps between two looks at the cost.
-        lam_rank: Multiplier of the columns in ``faithful``.
-        lam_channel: Multiplier of the rows in ``faithful``.
-    """
-
-    mode: str = "budget"
-    learn: tuple[str, ...] = (COLUMNS, ROWS)
-    start: str = "trained"
-    split: str = "auto"
-    row_groups: str = "inner"
-    penalty: str = "decay"
-    merge: str = "cost"
-    rate_factor: float = 5.0
-    statistics_images: int = 2048
-    ramp_start: float = 0.0
-    ramp_end: float = -1.0
-    cut_at: float = -1.0
-    lead: float = 0.05
-    steer_every: int = 50
-    lam_rank: float = 0.01
-    lam_channel: float = 0.01
-
-    def __post_init__(self) -> None:
-        for name, known in (("mode", MODES), ("merge", MERGES)):
-            if getattr(self, name) not in known:
-                raise RecipeError(
-                    f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}"
-                )
-        if self.statistics_images < 1:
-            raise RecipeError(f"statistics_images={self.statistics_images}: expected at least 1")
-        for name in ("lam_rank", "lam_channel"):
-            if not getattr(self, name) >= 0:
-                raise RecipeError(f"{name}={getattr(self, name)}: expected 0 or more")
-        for name in ("rate_factor", "lead"):
-            if not getattr(self, name) > 0:
-                raise RecipeError(f"{name}={getattr(self, name)}: expected more than 0")
-        self._check_penalty(self.ramp())
-        self.relaxation()
-
-    def _check_penalty(self, ramp: Ramp) -> None:
-        if self.mode == "budget" and self.penalty != "decay" and ramp.cut == 0:
-            raise RecipeError(
-                f"penalty={self.penalty!r}: has no effect where the support is cut at the start; "
-                "set ramp_end and cut_at (0.55 and 0.6), or penalty=decay"
-            )
-
-    def ramp(self) -> Ramp:
-        """Give the times of the ramp."""
-        usual = 0.0 if self._split == "spatial" else 0.1
-        end = usual if self.ramp_end == -1 else self.ramp_end
-        cut = max(usual, end) if self.cut_at == -1 else self.cut_at
-        return Ramp(self.ramp_start, end, cut, self.steer_every)
-
-    @property
-    def _split(self) -> str:
-        if self.split != "auto":
-            return self.split
-        # The other penalties need a ramp, which the spatial split does without.
-        trained = self.mode == "budget" and self.start == "trained"
-        spatial = trained and self.penalty == "decay"
-        return "spatial" if spatial else "channel"
-
-    def relaxation(self) -> RelaxationSettings:
-        """Give what may vanish and how it is measured."""
-        published = self.mode == "faithful"
-        return RelaxationSettings(
-            learn=self.learn,
-            start=self.start,
-            split=self._split,
-            form="plain" if published else "whitened",
-            row_parts="filters" if published else "norms",
-            row_groups=self.row_groups,
-            penalty="norm" if published else self.penalty,
-            merge="never" if self.merge == "never" else "cost",
-        )
+from lissom.train.processes import Processes
 
 
 class Edp:
@@ -145,12 +44,12 @@ class Edp:
     Attributes:
         name: ``edp``.
         trains: True.
-        limits: MACs and parameters.
+        limits: MACs and parameters; latency where the support is cut at the start.
     """
 
     name = "edp"
     trains = True
-    limits = COUNTS
+    limits = COUNTS | {"latency"}
 
     def __init__(self, settings: EdpSettings | None = None) -> None:
         self.settings = settings or EdpSettings()
@@ -176,10 +75,15 @@ class Edp:
         """
         if view.train is None or view.score is None:
             raise LissomError("edp decides by training, which a preview does not do")
-        relaxation = self._relaxation(view, self._statistics(view))
+        self._check_timed(budget)
+        relaxation = self._relaxation(
+            view, self._statistics(view), view.clock if budget.latency else None
+        )
         relaxed = relaxation.relax(copy.deepcopy(view.model))
-        companion = self._companion(relaxation, view, budget)
+        companion, timing = self._steered(relaxation, view, budget)
         training = view.train(relaxed, companion, rate_factor=self.settings.rate_factor)
+        if isinstance(companion, BudgetSteering) and relaxation.support is None:
+            companion.cut()  # no epochs, no step
         before = view.score(relaxed.eval())
         clock = self._clock(relaxation, view, budget)
         hardened = relaxation.harden(relaxed, clock.pays if clock else None)
@@ -191,6 +95,7 @@ class Edp:
             "accuracy_after_merge": after,
             "round_to": _step(view),
             "pair_and_layer_ms": dict(clock.times) if clock else {},
+            **timing,
         }
         evidence = _evidence(self.settings, relaxation, hardened, companion.trajectory)
         return Proposal(
@@ -212,7 +117,19 @@ class Edp:
         images = settings.statistics_images
         return input_covariances(view.model, layers, view.data.calibration, view.task, images)
 
-    def _relaxation(self, view: ModelView, covariances: dict[str, Tensor]) -> RankAndChannels:
+    def _check_timed(self, budget: Budget) -> None:
+        """Refuse a limit on latency where the network that will be is not known at the start."""
+        settings = self.settings
+        if budget.latency and (settings.mode == "faithful" or settings.ramp().cut > 0):
+            raise RecipeError(
+                f"budget: latency={budget.latency.text}: edp keeps it where the support is cut at "
+                "the start of the training; use mode=budget with split=spatial, or ramp_end=0 and "
+                "cut_at=0"
+            )
+
+    def _relaxation(
+        self, view: ModelView, covariances: dict[str, Tensor], clock: Clock | None = None
+    ) -> RankAndChannels:
         check_ignored(view.graph, view.ignore)
         return RankAndChannels(
             view.model,
@@ -221,21 +138,58 @@ class Edp:
             self.settings.relaxation(),
             covariances=covariances,
             ignore=view.ignore,
+            clock=clock,
         )
 
-    def _companion(
+    def _steered(
         self, relaxation: RankAndChannels, view: ModelView, budget: Budget
-    ) -> BudgetSteering | PublishedSchedule:
+    ) -> tuple[BudgetSteering | PublishedSchedule, dict[str, Any]]:
+        """Give what brings the relaxation to the budget, and what was timed for that."""
         settings = self.settings
         if settings.mode == "faithful":
-            return PublishedSchedule(
-                relaxation, settings.lam_rank, settings.lam_channel, settings.steer_every
-            )
+            lambdas = settings.lam_rank, settings.lam_channel
+            return PublishedSchedule(relaxation, *lambdas, settings.steer_every), {}
+        slow = self._slow(view)
         limits = budget.limits(view.graph.cost)
-        ramp, step = settings.ramp(), _step(view)
+        if budget.latency is None:
+            return self._companion(relaxation, view, limits, slow=_by_first(slow)), {}
+        plain = relaxation.pricer.price(Configuration()).nanoseconds
+        chooser = self._companion(relaxation, view, {**limits, "nanoseconds": plain}, slow=slow)
+        search = TimedSearch[Support].of(view, budget.latency, plain)
+        weights = WeightMath(view.model, view.graph, {}, whiten=False, rebuild=False)
+        # Every process would tell other times, and then train another network.
+        support, facts = Processes.here().from_first(
+            lambda: search.run(
+                lambda limit: chooser.choose({**limits, "nanoseconds": limit}),
+                lambda one: relaxation.pricer.price(relaxation.configuration(one)).nanoseconds,
+                lambda one: weights.built(relaxation.configuration(one)),
+            )
+        )
+        now = relaxation.pricer.price(relaxation.configuration(support))
+        limits = {**limits, "nanoseconds": now.nanoseconds}
+        companion = self._companion(relaxation, view, limits)
+        companion.decide(support)
+        return companion, {"latency": facts}
+
+    def _companion(
+        self,
+        relaxation: RankAndChannels,
+        view: ModelView,
+        limits: Mapping[str, int],
+        *,
+        slow: Slow = nothing_slow,
+    ) -> BudgetSteering:
+        settings, step = self.settings, _step(view)
+        ramp = settings.ramp()
+        given: dict[str, Any] = {"round_to": step, "slow": slow}
         if relaxation.decays:
-            return DecaySteering(relaxation, limits, ramp, lead=settings.lead, round_to=step)
-        return BudgetSteering(relaxation, limits, ramp, round_to=step)
+            return DecaySteering(relaxation, limits, ramp, lead=settings.lead, **given)
+        return BudgetSteering(relaxation, limits, ramp, **given)
+
+    def _slow(self, view: ModelView) -> Slow:
+        """Give what tells what is slow; with merge=never that is of no interest."""
+        guard = None if self.settings.merge == "never" else NeverSlower[None].of(view)
+        return nothing_slow if guard is None else guard.most_that_pay
 
     def _check_reached(self, cost: Cost, view: ModelView, budget: Budget) -> None:
         """Say what to do where the published form, which aims at no budget, is above it."""
@@ -253,6 +207,13 @@ class Edp:
         if self.settings.merge != "time":
             return None
         return PairClock(relaxation, view.model, budget.limits(view.graph.cost))
+
+
+def _by_first(slow: Slow) -> Slow:
+    """Let the first process tell: every one would find other times, and train another network."""
+    if slow is nothing_slow:
+        return slow
+    return lambda now: Processes.here().from_first(lambda: slow(now))
 
 
 def _step(view: ModelView) -> int | str:

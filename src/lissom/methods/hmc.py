@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lissom.extension import COUNTS, ModelView, Proposal
 from lissom.graph.branches import Branch
@@ -20,6 +20,7 @@ from lissom.methods.grouping import Rule, restricted
 from lissom.methods.hmc_evidence import evidence_of, layer_labels, unit_rows
 from lissom.methods.hmc_settings import HmcSettings as HmcSettings
 from lissom.methods.importance import cuts_of, importances
+from lissom.methods.never_slower import NeverSlower
 from lissom.methods.probes import Probing, Sensitivities
 from lissom.methods.rank_rules import rank_rule, unmeasured_rule
 from lissom.methods.solving import Solution, Solver
@@ -94,7 +95,10 @@ class Hmc:
         menu = replace(menu, branches=self._branches(view, budget))
         sensitivities = self._sensitivities(view, scores, weights, menu, processes)
         solver = Solver(menu, sensitivities, budget.limits(view.graph.cost), self._rule)
-        measured, solution, timing = self._solved(view, budget, solver, weights)
+        # Every process would tell other times, and then find something else.
+        measured, solution, timing = processes.from_first(
+            lambda: self._solved(view, budget, solver, weights)
+        )
         configuration = menu.configuration(solution.items, solution.choice)
         decisions, values = weights.realise(configuration)
         return Proposal(
@@ -126,29 +130,44 @@ class Hmc:
         Returns:
             Both solutions, the same one unless it is a control, and evidence on times.
         """
-        settings, menu = self.settings, solver.menu
+        settings, pricer = self.settings, solver.menu.pricer
 
-        def solve(more: Mapping[str, int]) -> tuple[Solution, Solution]:
-            within = replace(solver, limits={**solver.limits, **more})
-            measured = within.solve(settings.fractions, settings.rounds)
+        def solve(now: Solver) -> tuple[Solution, Solution]:
+            measured = now.solve(settings.fractions, settings.rounds)
             if settings.groups == "measured":
                 return measured, measured
             seed = view.seed if settings.groups_seed < 0 else settings.groups_seed
-            return measured, within.control(measured, settings.groups, seed)
+            return measured, now.control(measured, settings.groups, seed)
 
-        def layers(found: tuple[Solution, Solution]) -> int:
-            items, choice = found[1].items, found[1].choice
-            return menu.pricer.price(menu.configuration(items, choice)).nanoseconds
+        def configuration(found: tuple[Solution, Solution]) -> Configuration:
+            return solver.menu.configuration(found[1].items, found[1].choice)
 
-        def network(found: tuple[Solution, Solution]) -> nn.Module:
-            return weights.built(menu.configuration(found[1].items, found[1].choice))
-
-        if budget.latency is None:
-            return *solve({}), {}
-        plain = menu.pricer.price(Configuration()).nanoseconds
-        search = TimedSearch[tuple[Solution, Solution]].of(view, budget.latency, plain)
-        found, facts = search.run(lambda limit: solve({"nanoseconds": limit}), layers, network)
-        return *found, {"latency": facts}
+        if budget.latency is not None:
+            plain = pricer.price(Configuration()).nanoseconds
+            search = TimedSearch[tuple[Solution, Solution]].of(view, budget.latency, plain)
+            found, facts = search.run(
+                lambda limit: solve(
+                    replace(solver, limits={**solver.limits, "nanoseconds": limit})
+                ),
+                lambda one: pricer.price(configuration(one)).nanoseconds,
+                lambda one: weights.built(configuration(one)),
+            )
+            return *found, {"latency": facts}
+        guard = NeverSlower[tuple[Solution, Solution]].of(view)
+        if guard is None:
+            return *solve(solver), {}
+        found, facts = guard.run(
+            solver.menu,
+            lambda menu: solve(replace(solver, menu=menu)),
+            configuration,
+            weights.built,
+        )
+        gone = len(facts.get("left_out", ()))
+        if gone:
+            view.say(
+                f"{gone} decisions that cost time here are left out (--allow-slower takes them)"
+            )
+        return *found, {"never_slower": facts}
 
     def _sensitivities(
         self,

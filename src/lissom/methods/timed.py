@@ -149,7 +149,7 @@ class TimedSearch(Generic[C]):
             "original_ms": start["original"],
             "limit": self.limit.text,
             "attempts": [one.to_dict() for one in tried],
-            "chosen": tried.index(best),
+            "chosen": next(place for place, one in enumerate(tried) if one is best),
         }
         return best.candidate, facts
 

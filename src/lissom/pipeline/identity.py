@@ -28,6 +28,7 @@ def facts_of(stages: Sequence[Iterated], settings: Settings) -> dict[str, Any]:
         "ignore": list(settings.ignore),
         "recover": asdict(settings.recover),
         "latency": asdict(settings.latency),
+        "allow_slower": settings.allow_slower,
     }
 
 

@@ -199,7 +199,7 @@ class Job:
             packed = processes.from_first(lambda: packed_file(network, run.plan, limit))
         complete = replace(run, packed=packed)
         report, onnx = processes.from_first(
-            lambda: report_of(complete, self.example_inputs, self.settings.latency, self.seconds)
+            lambda: report_of(complete, self.example_inputs, self._clock, self.seconds)
         )
         content = None if packed is None else packed.content
         return Result(network.eval(), run.plan, report, onnx, content)
@@ -212,6 +212,12 @@ class Job:
     def _capture(self, model: nn.Module) -> ModelGraph:
         with self._phase("capture"):
             return capture(model, self.example_inputs)
+
+    @property
+    def _clock(self) -> RuntimeClock:
+        settings = self.settings
+        folder = settings.cache or settings.workspace
+        return RuntimeClock(settings.latency, self.example_inputs, folder)
 
     @property
     def _base(self) -> Plan:
@@ -231,7 +237,8 @@ class Job:
             seed=self.settings.recover.seed,
             say=self.settings.say,
             base=base,
-            clock=RuntimeClock(self.settings.latency, self.example_inputs, self.settings.cache),
+            clock=self._clock,
+            allow_slower=self.settings.allow_slower,
         )
 
     def _feasible(

@@ -119,6 +119,7 @@ def job_of(recipe: Recipe, say: Callable[[str], None], logs: Path) -> Job:
         base=base,
         cache=default_cache(),
         latency=recipe.conditions(),
+        allow_slower=recipe.allow_slower,
         logs=logs,
         say=say,
     )

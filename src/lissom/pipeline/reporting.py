@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +15,14 @@ from lissom.artifacts import weights_content
 from lissom.export.onnx import OnnxCheck, export_onnx
 from lissom.graph.layers import ModelGraph
 from lissom.measure.baselines import int8_onnx_bytes
-from lissom.measure.latency import Conditions, Latency, onnx_latency
+from lissom.measure.clock import RuntimeClock
 from lissom.measure.memory import peak_activation_bytes
 from lissom.packed.writer import PackedFile
 from lissom.pipeline.evidence import Stage, evidence_of, sections_of
 from lissom.pipeline.feasibility import Feasibility, FeasibilityRow
 from lissom.pipeline.layer_rows import layer_rows
 from lissom.pipeline.storage import not_levels, storage_section
+from lissom.pipeline.timing import Latencies, latencies, slowness, unpaid
 from lissom.plan.budget import Budget
 from lissom.plan.cost import Cost
 from lissom.plan.plan import Plan
@@ -77,7 +79,7 @@ class Run:
 
 class _Exported(NamedTuple):
     check: OnnxCheck
-    latencies: Mapping[str, Latency]
+    latencies: Latencies
     content: bytes
     int8_bytes: int | None
 
@@ -85,7 +87,7 @@ class _Exported(NamedTuple):
 def report_of(
     run: Run,
     example_inputs: tuple[Tensor, ...],
-    conditions: Conditions,
+    clock: RuntimeClock,
     seconds: Mapping[str, float],
 ) -> tuple[Report, bytes]:
     """Measure what is left to measure and put the report together.
@@ -93,7 +95,7 @@ def report_of(
     Args:
         run: What was done.
         example_inputs: Inputs of batch 1.
-        conditions: How latency is measured.
+        clock: Measures latency.
         seconds: Wall time per phase.
 
     Returns:
@@ -103,16 +105,16 @@ def report_of(
         ExportError: The network can't be exported, or its file computes something else.
         ModelError: The network makes a tensor that is not dense.
     """
-    exported = _exported(run, example_inputs, conditions)
-    latencies = exported.latencies
+    exported = _exported(run, example_inputs, clock)
+    before, after = exported.latencies
     original, compressed = run.sides
     last = run.stages[-1]
     predicted = last.proposal.predicted
     size = None if run.packed is None else len(run.packed.content)
     measured = (
-        _measured(run.task, original, example_inputs, latencies[ORIGINAL]),
+        _measured(run.task, original, example_inputs, before),
         replace(
-            _measured(run.task, compressed, example_inputs, latencies[COMPRESSED], size),
+            _measured(run.task, compressed, example_inputs, after, size),
             metric_raw=last.row.metric_raw,
         ),
     )
@@ -147,6 +149,8 @@ def report_of(
         warnings=(
             *_warnings(compressed.graph.cost, predicted),
             *_losses(budget),
+            *slowness(before, after),
+            *chain.from_iterable(unpaid(stage.proposal.evidence) for stage in run.stages),
             *_kept(compressed.model, run.plan),
         ),
         methods=sections_of(run.stages),
@@ -172,23 +176,24 @@ def _weights(model: nn.Module) -> dict[str, int]:
     }
 
 
-def _exported(run: Run, example_inputs: tuple[Tensor, ...], conditions: Conditions) -> _Exported:
+def _exported(run: Run, example_inputs: tuple[Tensor, ...], clock: RuntimeClock) -> _Exported:
     """Export both networks, check them, and time them beside each other."""
-    batch = tuple(part.expand(conditions.batch, *part.shape[1:]) for part in example_inputs)
     with tempfile.TemporaryDirectory(prefix="lissom-onnx-") as folder:
         files = {name: Path(folder) / f"{name}.onnx" for name in (ORIGINAL, COMPRESSED)}
         export_onnx(run.sides[0].model, example_inputs, files[ORIGINAL])
         check = export_onnx(run.sides[1].model, example_inputs, files[COMPRESSED])
-        latencies = onnx_latency(files, batch, conditions)
+        original, compressed = (side.model for side in run.sides)
+        paths = files[ORIGINAL], files[COMPRESSED]
+        times = latencies(paths, (original, compressed), clock)
         int8 = None if run.packed is None else int8_onnx_bytes(files[ORIGINAL])
-        return _Exported(check, latencies, files[COMPRESSED].read_bytes(), int8)
+        return _Exported(check, times, files[COMPRESSED].read_bytes(), int8)
 
 
 def _measured(
     task: Task,
     side: Side,
     example_inputs: tuple[Tensor, ...],
-    latency: Latency,
+    latency: Mapping[str, Any],
     size: int | None = None,
 ) -> Measured:
     metric = task.metric
@@ -197,8 +202,8 @@ def _measured(
         macs=side.graph.cost.macs,
         size_bytes=len(weights_content(side.model)) if size is None else size,
         metric=MetricValue(metric.name, side.metric, metric.unit, metric.higher_is_better),
-        latency_ms=latency.median_ms,
-        latency=latency.to_dict(),
+        latency_ms=latency["median_ms"],
+        latency=latency,
         peak_memory_bytes=peak_activation_bytes(side.model, example_inputs),
     )
 

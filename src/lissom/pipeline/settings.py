@@ -27,6 +27,7 @@ class Settings:
         base: Plan that led to the network, with its source; None: the network is an original.
         cache: Folder in which measured sensitivities outlive the run; None: nowhere.
         latency: How latency is measured.
+        allow_slower: Whether to decide what saves MACs, parameters or bytes but costs time.
         workspace: Folder for intermediate results; an interrupted run with the same folder and
             settings continues. None: a temporary one.
         logs: Folder for what ``recover.log`` asks for; None: nothing can be logged.
@@ -43,6 +44,7 @@ class Settings:
     base: Plan | None = None
     cache: Path | None = None
     latency: Conditions = field(default_factory=Conditions)
+    allow_slower: bool = False
     workspace: Path | None = None
     logs: Path | None = None
     say: Callable[[str], None] = lambda _line: None

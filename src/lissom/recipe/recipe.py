@@ -154,6 +154,7 @@ class Recipe(Section):
         input: Shapes of the network's inputs (``1x3x224x224``); None: as the data set has them.
         latency: Fields of ``Conditions`` but ``runtime``: ``batch``, ``threads``, ``runs``,
             ``warmup``.
+        allow_slower: Whether to decide what saves MACs, parameters or bytes but costs time.
     """
 
     model: ModelSection
@@ -168,6 +169,7 @@ class Recipe(Section):
     round_to: Literal["auto"] | int = "auto"
     input: str | None = None
     latency: dict[str, Any] = Field(default_factory=dict)
+    allow_slower: bool = False
 
     @field_validator("budget", mode="before")
     @classmethod

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from lissom.extension import StepState
+from lissom.relaxation.ramp import Ramp
 from lissom.relaxation.rank_and_channels import RankAndChannels
-from lissom.relaxation.steering import BudgetSteering, Ramp
-from lissom.relaxation.support import COLUMNS, ROWS, Key, Support
+from lissom.relaxation.steering import BudgetSteering
+from lissom.relaxation.support import COLUMNS, ROWS, Key, Slow, Support, nothing_slow
 
 _FADING = 2.0  # strength falls to exp(-2), energy to a fiftieth, within the lead
 
@@ -40,17 +41,19 @@ class DecaySteering(BudgetSteering):
         *,
         lead: float = 0.1,
         round_to: int | str = 1,
+        slow: Slow = nothing_slow,
     ) -> None:
         """Set the goal.
 
         Args:
             relaxation: Already relaxed, with the penalty ``decay``.
-            limits: ``macs``, ``params``: absolute, at least one.
+            limits: ``macs``, ``params``, with a clock ``nanoseconds``: absolute, at least one.
             ramp: When.
             lead: Share of the training for which something fades before it goes.
             round_to: Alignment of ranks and channels.
+            slow: Asked at the cut, for what is to stay whole though it costs more so.
         """
-        super().__init__(relaxation, limits, ramp, round_to=round_to)
+        super().__init__(relaxation, limits, ramp, round_to=round_to, slow=slow)
         self._lead = lead
 
     def _steer(self, step: StepState, every: int) -> None:  # noqa: ARG002  (looks are frequent)

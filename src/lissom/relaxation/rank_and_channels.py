@@ -8,13 +8,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lissom.extension import StepState
-from lissom.graph.layers import ChannelGroup, ModelGraph
+from lissom.extension import Clock, StepState
+from lissom.graph.layers import ModelGraph
 from lissom.graph.offers import decomposable_layers
 from lissom.lowrank.families import family_named
 from lissom.lowrank.metric import metric_for
 from lissom.relaxation.block import put_block, scratch_factors, spatial_factors, whitened_factors
-from lissom.relaxation.candidates import relaxed_layers
+from lissom.relaxation.candidates import relaxed_layers, shrinkable
 from lissom.relaxation.columns import Columns, as_cube
 from lissom.relaxation.merging import Hardened, Pays, prune_and_merge
 from lissom.relaxation.neighbours import norms_behind, output_scales
@@ -38,7 +38,7 @@ class RankAndChannels:
 
     name = "rank_and_channels"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (what is relaxed, how, and by what it is judged)
         self,
         model: nn.Module,
         graph: ModelGraph,
@@ -47,6 +47,7 @@ class RankAndChannels:
         *,
         covariances: Mapping[str, Tensor] | None = None,
         ignore: Collection[str] = (),
+        clock: Clock | None = None,
     ) -> None:
         """Choose what to relax; nothing is changed yet.
 
@@ -58,6 +59,7 @@ class RankAndChannels:
             covariances: Per layer E[x x^T] of its inputs, for the whitened form; layers without one
                 are measured by their weights.
             ignore: Layers that stay as they are.
+            clock: Prices times, too; None: none.
         """
         self.graph, self._model, self._inputs = graph, model, example_inputs
         self._settings = settings or RelaxationSettings()
@@ -69,7 +71,8 @@ class RankAndChannels:
         self.whole: dict[str, str] = {}
         self._pressure: dict[Key, Tensor] = {}
         self._support: Support | None = None
-        self._pricer = Pricer(model, graph)
+        self._highest: dict[str, int] = {}
+        self._pricer = Pricer(model, graph, clock)
 
     @property
     def power(self) -> int:
@@ -129,15 +132,24 @@ class RankAndChannels:
     def pays(self, layer: str, rank: int, kept: Mapping[str, tuple[int, ...]]) -> bool:
         """Say whether a pair of factors is to stay two layers, given the kept channels.
 
-        It is where that costs less than the one layer, in MACs and in parameters. With
-        ``merge=never`` it is wherever the rank is no larger than both sides of the matrix.
+        It is where that costs less than the one layer, in MACs and in parameters, and the rank is
+        not above what ``limit_ranks`` allows. With ``merge=never`` it is wherever the rank is no
+        larger than both sides of the matrix.
         """
         inputs, outputs = self._pricer.channels(layer, Configuration(kept))
         shape = replace(self._pricer.shapes[layer], in_channels=inputs, out_channels=outputs)
         family = family_named(self.columns[layer].block.family)
         if self._settings.merge == "never":
             return (rank,) <= family.full_ranks(shape)
-        return family.saves(shape, (rank,))
+        return rank <= self._highest.get(layer, rank) and family.saves(shape, (rank,))
+
+    def limit_ranks(self, highest: Mapping[Key, int]) -> None:
+        """Let pairs of more columns become one layer, whatever they would save.
+
+        Args:
+            highest: Of layers the most columns of a pair; 0: it becomes one layer in any case.
+        """
+        self._highest |= {n: most for (kind, n), most in highest.items() if kind == COLUMNS}
 
     def strengths(self) -> dict[Key, Tensor]:
         """Give how strong every column and channel is, on the CPU; 0 where it has vanished."""
@@ -224,6 +236,8 @@ class RankAndChannels:
         for kind, name in self._keys():
             unit = torch.tensor(self._group((kind, name)).total, dtype=torch.float64)
             state[f"unit.{kind}.{name}"] = unit
+        for name, highest in self._highest.items():
+            state[f"highest.{COLUMNS}.{name}"] = torch.tensor(highest)
         if self._support is not None:
             state |= {f"support.{COLUMNS}.{n}": m for n, m in self._support.columns.items()}
             state |= {f"support.{ROWS}.{n}": m for n, m in self._support.rows.items()}
@@ -231,11 +245,13 @@ class RankAndChannels:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from ``state_dict``'s output."""
-        found: dict[str, dict[Key, Tensor]] = {"pressure": {}, "support": {}, "unit": {}}
+        kinds = ("pressure", "support", "unit", "highest")
+        found: dict[str, dict[Key, Tensor]] = {kind: {} for kind in kinds}
         for name, value in state.items():
             what, kind, key = name.split(".", 2)
             found[what][kind, key] = value.cpu()
         self._pressure = found["pressure"]
+        self._highest = {name: int(value) for (_kind, name), value in found["highest"].items()}
         if found["support"]:
             self.freeze(as_support(found["support"]))
         for unit, value in found["unit"].items():
@@ -263,27 +279,14 @@ class RankAndChannels:
         return columns
 
     def _find_rows(self, relaxed: nn.Module) -> list[Rows]:
-        groups = [group for group in self.graph.groups if self._may_shrink(group)]
+        everywhere = self._settings.row_groups == "all"
+        groups, coupled = shrinkable(self._model, self.graph, self._ignore, coupled=everywhere)
+        self.refused |= coupled
         if self._settings.row_parts == "filters":
             return filter_rows(relaxed, groups)
         rows, refused = learnable_rows(relaxed, groups, self._inputs)
         self.refused |= refused
         return rows
-
-    def _may_shrink(self, group: ChannelGroup) -> bool:
-        if group.frozen_because is not None or set(group.producers) & self._ignore:
-            return False
-        if self._settings.row_groups == "all":
-            return True
-        # A depthwise layer hands its channels on; only several sources make a coupled group.
-        sources = [
-            name
-            for name in group.producers
-            if getattr(self._model.get_submodule(name), "groups", 1) == 1
-        ]
-        if len(sources) > 1:
-            self.refused[group.name] = "coupled by sums; row_groups=all lets it shrink"
-        return len(sources) <= 1
 
 
 def _indices(mask: Tensor) -> tuple[int, ...]:

@@ -4,57 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lissom.errors import BudgetError, RecipeError
 from lissom.extension import StepState
-from lissom.plan.alignment import aligned_counts
 from lissom.plan.cost import Cost
 from lissom.relaxation.prices import group_weights
+from lissom.relaxation.ramp import Ramp
 from lissom.relaxation.rank_and_channels import RankAndChannels
 from lissom.relaxation.records import as_columns, as_records, under
 from lissom.relaxation.shrink import left_after
-from lissom.relaxation.support import COLUMNS, Key, Support, as_support, exact_support, within
+from lissom.relaxation.support import (
+    COLUMNS,
+    Key,
+    Slow,
+    Support,
+    admissible_counts,
+    as_support,
+    exact_support,
+    nothing_slow,
+    within,
+)
+from lissom.search.price import Configuration
 
 _GAIN, _SLOWEST, _FASTEST = 0.5, 0.8, 1.25  # of a multiplier, per look at the cost
 _HALVINGS = 12
 _AVERAGE_RATE = 0.8  # of a cosine over the ramp, relative to the rate at its start
-
-
-@dataclass(frozen=True, slots=True)
-class Ramp:
-    """When what happens, in shares of the training.
-
-    Attributes:
-        start: The target cost begins to fall.
-        end: The target cost has reached the budget.
-        cut: One threshold brings the cost to the budget exactly; what is left trains on.
-        every: Steps between two looks at the cost; short trainings look more often.
-    """
-
-    start: float = 0.1
-    end: float = 0.55
-    cut: float = 0.6
-    every: int = 50
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.start <= self.end <= self.cut < 1:
-            raise RecipeError(
-                f"ramp start={self.start}, end={self.end}, cut={self.cut}: expected "
-                "0 <= start <= end <= cut < 1"
-            )
-        if self.every < 1:
-            raise RecipeError(f"ramp every={self.every}: expected at least 1 step")
-
-    def target(self, progress: float, remaining: float) -> float:
-        """Give the cost that is aimed at, as a fraction of the original's."""
-        if progress >= self.end:
-            return remaining
-        share = (progress - self.start) / (self.end - self.start)
-        return 1 - (1 - remaining) * min(max(share, 0.0), 1.0)
 
 
 class BudgetSteering:
@@ -82,14 +59,16 @@ class BudgetSteering:
         ramp: Ramp | None = None,
         *,
         round_to: int | str = 1,
+        slow: Slow = nothing_slow,
     ) -> None:
         """Set the goal.
 
         Args:
             relaxation: Already relaxed.
-            limits: ``macs``, ``params``: absolute, at least one.
+            limits: ``macs``, ``params``, with a clock ``nanoseconds``: absolute, at least one.
             ramp: When.
             round_to: Alignment of ranks and channels at the cut.
+            slow: Asked at the cut, for what is to stay whole though it costs more so.
         """
         if relaxation.decays != self._decays:
             kind = "DecaySteering" if relaxation.decays else "BudgetSteering"
@@ -98,9 +77,11 @@ class BudgetSteering:
                 "another penalty"
             )
         self.relaxation, self._limits, self._ramp = relaxation, dict(limits), ramp or Ramp()
-        self._original = relaxation.graph.cost
-        self._round_to = round_to
+        self._original = relaxation.pricer.price(Configuration())
+        self._support: Support | None = None
+        self._round_to, self._slow = round_to, slow
         self._multipliers: dict[str, float] = {}
+        self._most: dict[Key, int] = {}
         self.trajectory: list[dict[str, float]] = []
 
     def without_decay(self) -> Iterable[nn.Parameter]:
@@ -121,7 +102,7 @@ class BudgetSteering:
         if self.relaxation.support is not None or step.progress < self._ramp.start:
             return False
         if step.progress >= self._ramp.cut or step.step + 1 == step.steps:
-            self._cut(step)
+            self.cut(step.progress, step.optimizer)
             return True
         every = max(1, min(self._ramp.every, step.steps // 100))
         if step.step % every == 0:
@@ -217,19 +198,43 @@ class BudgetSteering:
             low, high = (low, middle) if overshoots(middle) else (middle, high)
         return high
 
-    def _cut(self, step: StepState) -> None:
-        strengths = self.relaxation.strengths()
-        support = self._with_merged(self._best(strengths, self._limits), strengths)
-        cost = self.relaxation.pricer.price(self.relaxation.configuration(support))
-        if not within(cost, self._limits):
+    def choose(self, limits: Mapping[str, int]) -> Support:
+        """Choose what stays within limits, until nothing of it is slow.
+
+        Args:
+            limits: As at the start.
+
+        Raises:
+            BudgetError: Not even the smallest network keeps them.
+        """
+        strengths, pricer = self.relaxation.strengths(), self.relaxation.pricer
+        while True:
+            support = self._with_merged(self._best(strengths, limits), strengths)
+            now = self.relaxation.configuration(support)
+            if not (slow := self._slow(now)):
+                break
+            self.relaxation.limit_ranks(slow)
+            self._most |= slow
+        cost = pricer.price(now)
+        if not within(cost, limits):
             raise BudgetError(
                 f"the smallest network within reach has {cost.macs:,} MACs and {cost.params:,} "
-                f"parameters, above {self._limits}; raise the budget, learn columns and rows, or "
+                f"parameters, above {dict(limits)}; raise the budget, learn columns and rows, or "
                 "let coupled channels shrink with row_groups=all"
             )
-        self.relaxation.refit(support, step.optimizer)
+        return support
+
+    def decide(self, support: Support) -> None:
+        """Settle beforehand what stays at the cut: what ``choose`` gave."""
+        self._support = support
+
+    def cut(self, progress: float = 0.0, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Cut the support now; left to the caller where there is no step to do it after."""
+        support = self._support or self.choose(self._limits)
+        cost = self.relaxation.pricer.price(self.relaxation.configuration(support))
+        self.relaxation.refit(support, optimizer)
         self.relaxation.freeze(support)
-        self._record(step.progress, cost)
+        self._record(progress, cost)
 
     def _best(self, strengths: Mapping[Key, Tensor], limits: Mapping[str, int]) -> Support:
         """Give what to keep within some limits: the most energy per cost."""
@@ -242,7 +247,10 @@ class BudgetSteering:
             / sum(shares[u] / total * w for u, w in weights[key].items())
             for key, values in strengths.items()
         }
-        admissible = {key: aligned_counts(len(v), self._round_to) for key, v in strengths.items()}
+        admissible = {
+            key: admissible_counts(len(values), self._round_to, self._most.get(key))
+            for key, values in strengths.items()
+        }
         pricer, configuration = self.relaxation.pricer, self.relaxation.configuration
         return exact_support(scores, admissible, lambda s: pricer.price(configuration(s)), limits)
 
@@ -284,10 +292,9 @@ class BudgetSteering:
     def _record(self, progress: float, cost: Cost) -> None:
         record = {
             "progress": progress,
-            "macs": self._fraction(cost, "macs"),
-            "params": self._fraction(cost, "params"),
             "lambda": sum(self._multipliers.values()),
         }
+        record |= {unit: self._fraction(cost, unit) for unit in ("macs", "params", *self._limits)}
         record |= {f"target_{unit}": self._target(progress, unit) for unit in self._limits}
         record["target"] = record[f"target_{next(iter(self._limits))}"]
         self.trajectory.append(record)

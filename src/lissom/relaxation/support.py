@@ -8,11 +8,23 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lissom.plan.alignment import aligned_counts
 from lissom.plan.cost import Cost
+from lissom.search.price import Configuration
 
 COLUMNS, ROWS = "columns", "rows"
 Key = tuple[str, str]  # ("columns", layer) or ("rows", group)
 Price = Callable[["Support"], Cost]
+
+Slow = Callable[[Configuration], Mapping[Key, int]]
+"""Names what takes longer than without it: pairs of factors that are slower than one layer would
+be, groups whose layers are faster with all channels. Gives the most columns or channels that would
+do, less than there are now; 0 where there is no such number. All of them will do, too."""
+
+
+def nothing_slow(now: Configuration) -> Mapping[Key, int]:  # noqa: ARG001  (a Slow)
+    """Find nothing slow: time does not matter."""
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +87,18 @@ def exact_support(
             low = middle + 1
     counts = at(float(levels[low]))
     return _support(_filled(counts, everything, scores, admissible, order, met), order)
+
+
+def admissible_counts(count: int, round_to: int | str, most: int | None = None) -> list[int]:
+    """List how many of a layer's columns or a group's channels may stay, ascending.
+
+    Args:
+        count: All of them, which is always admissible.
+        round_to: Alignment.
+        most: Fewer than all are at most so many; None: any number.
+    """
+    aligned = aligned_counts(count, round_to)
+    return [number for number in aligned if most is None or number <= most or number == count]
 
 
 def within(cost: Cost, limits: Mapping[str, int]) -> bool:

@@ -55,6 +55,18 @@ def conditions(latency: Mapping[str, Any]) -> str:
     )
 
 
+def predicted_latency(latency: Mapping[str, Any]) -> str:
+    """Write how a latency compares with the original's, and how well it was predicted."""
+    if "ratio" not in latency:
+        return ""
+    low, high = latency["ratio_low"], latency["ratio_high"]
+    text = f"{latency['ratio']:.2f} ({low:.2f} to {high:.2f}) of the original's in turn"
+    if "predicted_ms" not in latency:
+        return text
+    off = f"{100 * latency['prediction_error']:+.0f} %"
+    return f"{text}; {milliseconds(latency['predicted_ms'])} ({off}) predicted from its layers"
+
+
 def ratio(before: float | None, after: float | None) -> str:
     """Write original / compressed: 2.44×."""
     return NONE if not before or not after else f"{before / after:.2f}×"

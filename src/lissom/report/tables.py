@@ -115,6 +115,7 @@ def origin_table(report: Report) -> str:
         "settings": figures.listed(report.settings),
         "predicted before building, not measured": figures.listed(report.predicted),
         "latency": figures.conditions(report.compressed.latency),
+        "latency, compared": figures.predicted_latency(report.compressed.latency),
         "model.onnx against torch": figures.listed(report.onnx),
         "time": ", ".join(f"{k} {figures.duration(v)}" for k, v in origin.seconds.items()),
         "versions": figures.listed(origin.versions),

@@ -271,7 +271,8 @@ def _remarks(report: Report) -> Iterator[Text]:
             yield Text(f"{name}: {merging}.")
     latency = report.compressed.latency
     if latency:
-        yield Text(f"Latency: {figures.conditions(latency)}.")
+        said = (figures.conditions(latency), figures.predicted_latency(latency))
+        yield Text(f"Latency: {'; '.join(filter(None, said))}.")
     if report.onnx:
         check = report.onnx
         yield Text(
@@ -279,8 +280,7 @@ def _remarks(report: Report) -> Iterator[Text]:
             f"where outputs reach {check.get('scale', 0):.3g}. {check.get('note', '')}".rstrip()
         )
     if report.predicted:
-        named = figures.listed(report.predicted)
-        yield Text(f"Predicted before building, not measured: {named}.")
+        yield Text(f"Predicted before building, not measured: {figures.listed(report.predicted)}.")
     for warning in report.warnings:
         yield Text(f"Note: {warning}", style="yellow")
     yield Text(_origin(report), style="dim")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from math import prod
 
@@ -90,7 +91,10 @@ class Pricer:
                 self._touching[layer].append(group_name)
         self._known: dict[tuple[object, ...], Cost] = {}
         self._widths: dict[tuple[object, ...], tuple[int, int]] = {}
-        self._plain: dict[str, Cost] = {name: self._cost(name, {}) for name in self._layers}
+
+    @cached_property
+    def _plain(self) -> dict[str, Cost]:
+        return {name: self._cost(name, {}) for name in self._layers}
 
     def price(self, configuration: Configuration) -> Cost:
         """Give the cost of the whole network under ``configuration``."""

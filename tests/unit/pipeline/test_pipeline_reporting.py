@@ -6,6 +6,7 @@ from torch import nn
 
 from lissom.extension import Proposal
 from lissom.graph.capture import capture
+from lissom.measure.clock import RuntimeClock
 from lissom.measure.latency import Conditions
 from lissom.measure.memory import peak_activation_bytes
 from lissom.methods.edp import Edp
@@ -56,7 +57,7 @@ def reported(*stages: tuple[str, Proposal]) -> Report:
         feasibility([Edp()], budget, graphs[0].cost, lambda _method: graphs[1].cost),
         {"recover": {"seed": 3}},
     )
-    report, _ = report_of(run, INPUTS, Conditions(runs=2, warmup=0), {})
+    report, _ = report_of(run, INPUTS, RuntimeClock(Conditions(runs=2, warmup=0), INPUTS), {})
     return report
 
 

@@ -6,7 +6,8 @@ import torch
 from lissom.errors import RecipeError
 from lissom.extension import StepState
 from lissom.relaxation.decay import DecaySteering
-from lissom.relaxation.steering import BudgetSteering, Ramp
+from lissom.relaxation.ramp import Ramp
+from lissom.relaxation.steering import BudgetSteering
 from relaxation_samples import Residual, counted, relaxed
 
 STEPS = 100

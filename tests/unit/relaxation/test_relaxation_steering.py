@@ -10,8 +10,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from lissom.errors import BudgetError, RecipeError
 from lissom.extension import StepState
 from lissom.relaxation.published import PublishedSchedule
+from lissom.relaxation.ramp import Ramp
 from lissom.relaxation.records import as_columns, as_records
-from lissom.relaxation.steering import BudgetSteering, Ramp
+from lissom.relaxation.steering import BudgetSteering
+from lissom.relaxation.support import COLUMNS, ROWS, Key
+from lissom.search.price import Configuration
 from lissom.task import Classification, Data
 from lissom.train.checkpoint import Checkpoint
 from lissom.train.loop import train
@@ -311,3 +314,27 @@ def test_records_survive_as_tensors() -> None:
     records = [{"progress": 0.1, "macs": 1 / 3}, {"progress": 0.2, "macs": 0.1 + 0.2}]
     assert as_records({**as_columns(records), "other": torch.zeros(3)}) == records
     assert as_records(as_columns([])) == []
+
+
+def test_what_is_slow_stays_whole_and_the_budget_is_met_by_the_rest() -> None:
+    asked: list[Configuration] = []
+
+    def slow(now: Configuration) -> dict[Key, int]:
+        """Find pairs of more than 2 columns slow, and cut groups."""
+        asked.append(now)
+        pairs = {(COLUMNS, n): 2 for n, low_rank in now.low_rank.items() if low_rank.ranks[0] > 2}
+        return pairs | {(ROWS, name): 0 for name in now.kept}
+
+    case = relaxed(Residual, seed=0)
+    limit = limits(case, macs=0.5)
+    companion = BudgetSteering(case.relaxation, limit, Ramp(every=3), slow=slow)
+    train(case.network, data(), Classification(), SETTINGS, companion=companion)
+    hardened = case.relaxation.harden(case.network)
+    first, last = asked[0], asked[-1]
+    assert slow(first)
+    assert slow(last) == {}
+    assert hardened.configuration.kept == {}
+    assert all(low_rank.ranks[0] <= 2 for low_rank in hardened.configuration.low_rank.values())
+    assert hardened.configuration.low_rank
+    assert any(pair.merged for pair in hardened.pairs)
+    assert counted(case.built(hardened)).macs <= limit["macs"]

@@ -1,0 +1,99 @@
+"""How long the two networks of a run take: measured in turn, and predicted from their layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lissom.errors import MeasureError
+from lissom.extension import TimeRatio
+from lissom.measure.clock import RuntimeClock
+from lissom.measure.latency import latency_of, time_ratio
+
+_NAMED = 3  # decisions that a remark names
+
+Latencies = tuple[dict[str, Any], dict[str, Any]]
+
+
+def latencies(
+    files: tuple[Path, Path], networks: tuple[nn.Module, nn.Module], clock: RuntimeClock
+) -> Latencies:
+    """Time the original and the compressed network beside each other.
+
+    The compressed network's time is predicted, too: the original's, less what its weight layers
+    take one by one, plus what the new ones take.
+
+    Args:
+        files: ONNX files of both.
+        networks: Both.
+        clock: Measures.
+
+    Returns:
+        Per network what ``Latency.to_dict`` gives, and ``layers_ms``, the sum over its weight
+        layers. Of the compressed one ``ratio``, ``ratio_low``, ``ratio_high`` (``TimeRatio``, to
+        the original), ``predicted_ms`` and ``prediction_error`` (predicted / measured - 1). On a
+        machine too busy to time single layers ``not_predicted`` says so instead.
+
+    Raises:
+        ExportError: A file can't be loaded.
+    """
+    times = clock.run(dict(enumerate(files)))
+    before, after = (latency_of(times[place], clock.conditions).to_dict() for place in (0, 1))
+    ratio = time_ratio(times[1], times[0])
+    after |= {"ratio": ratio.median, "ratio_low": ratio.low, "ratio_high": ratio.high}
+    try:
+        layers = tuple(map(clock.layers_ms, networks))
+    except MeasureError as error:
+        return before, after | {"not_predicted": str(error)}
+    predicted = before["median_ms"] - layers[0] + layers[1]
+    after |= {"layers_ms": layers[1], "predicted_ms": predicted}
+    after["prediction_error"] = predicted / after["median_ms"] - 1
+    return before | {"layers_ms": layers[0]}, after
+
+
+def slowness(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """Say so, and why, where the compressed network is slower than the original for certain.
+
+    Args:
+        before: Of the original, from ``latencies``.
+        after: Of the compressed network.
+    """
+    ratio = TimeRatio(after["ratio"], after["ratio_low"], after["ratio_high"])
+    if not ratio.slower:
+        return
+    yield f"the compressed network takes {ratio} of the original's time{_why(before, after)}"
+
+
+def unpaid(evidence: Mapping[str, Any]) -> Iterator[str]:
+    """Say which decisions cost time all the same, or why nobody knows.
+
+    Args:
+        evidence: Of a stage's proposal.
+    """
+    found = evidence.get("never_slower", {})
+    if "not_checked" in found:
+        yield f"which decisions cost time is not known: {found['not_checked']}"
+    slow = found.get("taken_all_the_same", ())
+    if slow:
+        named = ", ".join(str(one["name"]) for one in slow[:_NAMED])
+        more = f" and {len(slow) - _NAMED} more" if len(slow) > _NAMED else ""
+        yield (
+            f"{named}{more}: slower than what they replace, but without them nothing is within the "
+            "budget; the network as a whole is not slower"
+        )
+
+
+def _why(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    if "layers_ms" not in before:
+        return ""
+    old, new = before["layers_ms"], after["layers_ms"]
+    if new > old:
+        return f": its weight layers take {new:.3g} instead of {old:.3g} ms"
+    rest = after["median_ms"] - new, before["median_ms"] - old
+    return (
+        f", though its weight layers take {new:.3g} instead of {old:.3g} ms: all else, such as "
+        f"conversions between memory layouts, takes {rest[0]:.3g} instead of {rest[1]:.3g} ms"
+    )
