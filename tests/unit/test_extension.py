@@ -34,7 +34,7 @@ def test_methods_of_other_packages_are_entry_points(monkeypatch):
 
 def test_a_method_that_does_not_say_what_it_can_be_held_to_is_held_to_counts():
     assert limits_of(Mine) == limits_of(Mine()) == {"macs", "params"}
-    assert limits_of(Edp) == limits_of(Edp()) == {"macs", "params"}
+    assert limits_of(Edp) == limits_of(Edp()) == {"macs", "params", "latency"}
     assert limits_of(Hmc) == {"macs", "params", "latency"}
     held = type("Held", (), {"limits": frozenset({"size"})})
     assert limits_of(held()) == {"size"}

@@ -67,7 +67,9 @@ def apply_values(model: nn.Module, values: Mapping[str, Tensor]) -> None:
             with torch.no_grad():
                 tensor.copy_(values[name])
             continue
-        value = values[name].detach().clone()
+        # Laid out as a network that was never on meta is: other strides, other last bits.
+        value = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
+        value.copy_(values[name].detach())
         if isinstance(tensor, nn.Parameter):
             value = nn.Parameter(value, requires_grad=tensor.requires_grad)
         fresh[id(tensor)] = value
