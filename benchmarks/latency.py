@@ -83,13 +83,16 @@ def random_data(side: int, images: int = 16) -> Data:
 def network_of(name: str, data: Data) -> nn.Module:
     """Build a network whose batch norms have seen the images."""
     model = build_model(name)
-    for norm in (one for one in model.modules() if isinstance(one, nn.BatchNorm2d)):
-        norm.momentum = None  # an average over what follows
-        norm.reset_running_stats()
+    norms = [one for one in model.modules() if isinstance(one, nn.BatchNorm2d)]
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0  # the statistics are those of the last batch
     model.train()
     with torch.no_grad():
         for images, _ in data.train:
             model(images)
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
     return model.eval()
 
 
