@@ -10,7 +10,7 @@ import torch
 from flow_runs import SMALL
 
 from lissom.artifacts import load
-from lissom.errors import RecipeError
+from lissom.errors import MeasureError, RecipeError
 from lissom.extension import TimeRatio
 from lissom.graph.capture import capture
 from lissom.measure.clock import RuntimeClock
@@ -135,6 +135,20 @@ def test_what_is_learned_keeps_the_other_limits_and_its_support(learned):
     clock = WorkClock(Conditions(), (torch.zeros(1, 1, 8, 8),))
     taken = clock.milliseconds({"new": result.model})["new"]
     assert taken - 0.5 == pytest.approx(predicted, rel=0.05)
+
+
+class BusyClock(WorkClock):
+    """Can tell nothing of single layers."""
+
+    def nanoseconds(self, layer, input_shape):
+        raise MeasureError("the machine is too busy")
+
+
+@pytest.mark.parametrize("stage", [HMC, EDP])
+def test_a_report_owns_up_to_decisions_that_nobody_could_check(stage, tmp_path, weights):
+    result, _ = run(tmp_path, weights, BusyClock, stage=stage, slower="slower: false")
+    (said,) = [one for one in result.report.warnings if "too busy" in one]
+    assert said.startswith("which decisions cost time is not known")
 
 
 @pytest.mark.parametrize(

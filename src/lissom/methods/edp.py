@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lissom.errors import BudgetError, LissomError, RecipeError
+from lissom.errors import BudgetError, LissomError, MeasureError, RecipeError
 from lissom.extension import COUNTS, Clock, ModelView, Proposal
 from lissom.methods.edp_settings import EdpSettings as EdpSettings
 from lissom.methods.never_slower import NeverSlower
@@ -32,7 +32,7 @@ from lissom.relaxation.merging import Hardened
 from lissom.relaxation.published import PublishedSchedule
 from lissom.relaxation.rank_and_channels import RankAndChannels
 from lissom.relaxation.steering import BudgetSteering
-from lissom.relaxation.support import COLUMNS, Slow, Support, as_support, nothing_slow
+from lissom.relaxation.support import COLUMNS, Key, Slow, Support, as_support, nothing_slow
 from lissom.search.price import Configuration
 from lissom.sensitivity.statistics import input_covariances
 from lissom.train.processes import Processes
@@ -149,10 +149,12 @@ class Edp:
         if settings.mode == "faithful":
             lambdas = settings.lam_rank, settings.lam_channel
             return PublishedSchedule(relaxation, *lambdas, settings.steer_every), {}
-        slow = self._slow(view)
+        checked: dict[str, Any] = {}
+        slow = self._slow(view, checked)
         limits = budget.limits(view.graph.cost)
         if budget.latency is None:
-            return self._companion(relaxation, view, limits, slow=_by_first(slow)), {}
+            companion = self._companion(relaxation, view, limits, slow=_by_first(slow))
+            return companion, {"never_slower": checked}
         plain = relaxation.pricer.price(Configuration()).nanoseconds
         chooser = self._companion(relaxation, view, {**limits, "nanoseconds": plain}, slow=slow)
         search = TimedSearch[Support].of(view, budget.latency, plain)
@@ -169,7 +171,7 @@ class Edp:
         limits = {**limits, "nanoseconds": now.nanoseconds}
         companion = self._companion(relaxation, view, limits)
         companion.decide(support)
-        return companion, {"latency": facts}
+        return companion, {"latency": facts, "never_slower": checked}
 
     def _companion(
         self,
@@ -186,10 +188,25 @@ class Edp:
             return DecaySteering(relaxation, limits, ramp, lead=settings.lead, **given)
         return BudgetSteering(relaxation, limits, ramp, **given)
 
-    def _slow(self, view: ModelView) -> Slow:
-        """Give what tells what is slow; with merge=never that is of no interest."""
+    def _slow(self, view: ModelView, checked: dict[str, Any]) -> Slow:
+        """Give what tells what is slow; with merge=never that is of no interest.
+
+        Args:
+            view: Has the clock.
+            checked: Takes a note where the machine is too busy to tell.
+        """
         guard = None if self.settings.merge == "never" else NeverSlower[None].of(view)
-        return nothing_slow if guard is None else guard.most_that_pay
+        if guard is None:
+            return nothing_slow
+
+        def slow(now: Configuration) -> Mapping[Key, int]:
+            try:
+                return guard.most_that_pay(now)
+            except MeasureError as error:
+                checked["not_checked"] = str(error)
+                return {}
+
+        return slow
 
     def _check_reached(self, cost: Cost, view: ModelView, budget: Budget) -> None:
         """Say what to do where the published form, which aims at no budget, is above it."""

@@ -53,9 +53,9 @@ class NeverSlower(Generic[S]):
     """Searches again, without what turned out to cost time, until everything that is done pays.
 
     Layers are timed as they would be in the network that was found: only those that were chosen,
-    not all that could be. A decomposition has to be faster than the layer that it stands for, a set
-    of channels no slower than all of them. Where a decomposition does not pay, the family's milder
-    ones are left out with it, down to the first that does; a set of channels goes alone.
+    not all that could be. A decomposition has to be no slower than the layer that it stands for, a
+    set of channels no slower than all of them. Where a decomposition does not pay, the family's
+    milder ones are left out with it, down to the first that does; a set of channels goes alone.
 
     Attributes:
         clock: Tells the times.
@@ -115,18 +115,18 @@ class NeverSlower(Generic[S]):
         Returns:
             For a pair of factors that is slower than the layer that it stands for, the highest rank
             below its own at which it is not, 0 where there is none; for a channel group one less
-            than it has. Empty where all pays, or where the machine is too busy to tell.
+            than it has. Empty where all pays.
+
+        Raises:
+            MeasureError: The machine is too busy to tell.
         """
         most: dict[Key, int] = {}
-        try:
-            for one in self._unpaid(now):
-                if one.family:
-                    low_rank = now.low_rank[one.name]
-                    most[COLUMNS, one.name] = self._highest_rank(one.name, low_rank, now)
-                else:
-                    most[ROWS, one.name] = len(now.kept[one.name]) - 1
-        except MeasureError:
-            return {}
+        for one in self._unpaid(now):
+            if one.family:
+                low_rank = now.low_rank[one.name]
+                most[COLUMNS, one.name] = self._highest_rank(one.name, low_rank, now)
+            else:
+                most[ROWS, one.name] = len(now.kept[one.name]) - 1
         return most
 
     def _highest_rank(self, layer: str, low_rank: LowRank, now: Configuration) -> int:

@@ -219,8 +219,8 @@ class BudgetSteering:
         if not within(cost, limits):
             raise BudgetError(
                 f"the smallest network within reach has {cost.macs:,} MACs and {cost.params:,} "
-                f"parameters, above {dict(limits)}; raise the budget, learn columns and rows, or "
-                "let coupled channels shrink with row_groups=all"
+                f"parameters, above {dict(limits)}; raise the budget, learn columns and rows, let "
+                "coupled channels shrink (row_groups=all), or take what costs time (--allow-slower)"
             )
         return support
 

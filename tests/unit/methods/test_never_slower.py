@@ -182,7 +182,8 @@ def test_a_busy_machine_leaves_the_decisions_unchecked_and_says_so(view):
     )
     assert found is ranks["body"][0]
     assert facts == {"not_checked": "the machine is too busy"}
-    assert guard.most_that_pay(configuration(found)) == {}
+    with pytest.raises(MeasureError, match="too busy"):
+        guard.most_that_pay(configuration(found))
 
 
 def test_nothing_guards_without_a_clock_or_where_slower_is_allowed(view):
