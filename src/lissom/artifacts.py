@@ -5,6 +5,7 @@ weights.safetensors  every value of the compressed network; shared tensors once
 report.json      what was measured
 recipe.yaml      the settings that reproduce the run
 model.onnx       for other runtimes
+model-int8.onnx  the same in int8, where the plan rounds activations
 model.lsm        plan and values again, packed: small, and enough for ``load``
 """
 
@@ -36,6 +37,7 @@ REPORT = "report.json"
 RECIPE = "recipe.yaml"
 ONNX = "model.onnx"
 PACKED = "model.lsm"
+INT8 = "model-int8.onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Artifacts:
         recipe: YAML text of the effective recipe, for recipe.yaml.
         onnx: Content of model.onnx.
         packed: Content of model.lsm.
+        int8: Content of model-int8.onnx.
     """
 
     model: nn.Module | None = None
@@ -57,6 +60,7 @@ class Artifacts:
     recipe: str | None = None
     onnx: bytes | None = None
     packed: bytes | None = None
+    int8: bytes | None = None
 
 
 def save(out: Path, artifacts: Artifacts) -> dict[str, int]:
@@ -79,6 +83,8 @@ def save(out: Path, artifacts: Artifacts) -> dict[str, int]:
         contents[ONNX] = artifacts.onnx
     if artifacts.packed is not None:
         contents[PACKED] = artifacts.packed
+    if artifacts.int8 is not None:
+        contents[INT8] = artifacts.int8
     if artifacts.report is not None:  # last: where it stands, the run is finished
         contents[REPORT] = report_content(artifacts.report)
     write_files({out / name: content for name, content in contents.items()})

@@ -237,6 +237,10 @@ class Method(Protocol):
         trains: Whether ``plan`` trains; a preview then stops at the feasibility table.
         limits: Quantities of a budget that it can be held to; ``limits_of`` reads them, also where
             a method has none.
+        finishes: Optional, True for a method that decides how the network of those before it is
+            written: it comes last, and needs no limit of its own after them.
+        epochs: Optional, takes the run's epochs and gives those of this method's training, where
+            it does with fewer.
     """
 
     name: str

@@ -116,3 +116,23 @@ def _logits(outputs: Any) -> Tensor:
     if isinstance(outputs, dict):
         return _logits(next(iter(outputs.values())))
     return _logits(outputs[0])
+
+
+def first_inputs(task: Task, batches: Iterable[Any], samples: int) -> list[tuple[Tensor, ...]]:
+    """Give the inputs of the first samples of a set, batch by batch.
+
+    Args:
+        task: Says what of a batch the inputs are.
+        batches: The set.
+        samples: How many at most.
+    """
+    found: list[tuple[Tensor, ...]] = []
+    left = samples
+    for batch in batches:
+        if left <= 0:
+            break
+        inputs = task.inputs(batch)
+        size = len(inputs[0])
+        found.append(tuple(one[:left] if one.ndim and len(one) == size else one for one in inputs))
+        left -= size
+    return found

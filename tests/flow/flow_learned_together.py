@@ -16,6 +16,8 @@ from lissom.extension import Method
 from lissom.methods.ajc import Ajc
 from lissom.methods.ajc_settings import AjcSettings
 from lissom.methods.edp import Edp, EdpSettings
+from lissom.methods.int8 import Int8
+from lissom.methods.int8_options import Int8Options
 from lissom.pipeline.settings import Settings
 from lissom.task import Classification
 from lissom.train.evaluate import evaluate
@@ -24,7 +26,7 @@ from lissom.train.settings import TrainSettings
 
 TASK = Classification()
 # Per method its budget and peak learning rate.
-ASKED = {"edp": ("macs=0.5", 0.02), "ajc": ("size=16x", 0.01)}
+ASKED = {"edp": ("macs=0.5", 0.02), "ajc": ("size=16x", 0.01), "int8": ("max_drop=5", 0.02)}
 START = TrainSettings(
     epochs=8, learning_rate=0.1, warmup_steps=10, ema=0.95, device="cpu", precision="32"
 )
@@ -50,6 +52,8 @@ def method_of(name: str) -> Method:
     """Give a method with settings for a short training."""
     if name == "edp":
         return Edp(EdpSettings(rate_factor=1))
+    if name == "int8":
+        return Int8(Int8Options(calibration_images=128, estimator="mse"))
     return Ajc(AjcSettings(statistics_images=128, weighings=3, steer_every=5, rate_factor=1))
 
 

@@ -13,6 +13,7 @@ from lissom.plan.low_rank import ChannelSVD, Tucker2
 from lissom.plan.merge import Merge
 from lissom.plan.plan import Plan, Source, decision_kinds
 from lissom.plan.quantize import Quantize
+from lissom.plan.round_activations import RoundActivations
 from lissom.plan.separable import FilterCP, SpatialSVD, TensorTrain
 from lissom.plan.sparse_plus import SparsePlusSVD
 
@@ -44,6 +45,12 @@ KINDS: dict[type[Decision], st.SearchStrategy[Decision]] = {
     FoldBatchNorm: st.builds(FoldBatchNorm, NAMES, NAMES),
     Merge: st.builds(Merge, NAMES),
     Quantize: st.builds(Quantize, NAMES, NUMBERS, NUMBERS, st.booleans()),
+    RoundActivations: st.builds(
+        RoundActivations,
+        st.lists(NAMES, max_size=3).map(tuple),
+        st.lists(st.tuples(NAMES, st.floats(-9, 0), st.floats(0, 9)), max_size=3).map(tuple),
+        st.booleans(),
+    ),
 }
 PLANS = st.builds(
     Plan,

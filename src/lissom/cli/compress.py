@@ -35,7 +35,7 @@ def compress(
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the data set's files.")] = None,
     method: Annotated[
-        str | None, typer.Option(help="hmc, nahc, ahc, ahc_sum, edp or ajc.", metavar="M")
+        str | None, typer.Option(help="hmc, nahc, ahc, ahc_sum, edp, ajc or int8.", metavar="M")
     ] = None,
     budget: Annotated[
         str | None,
@@ -43,6 +43,14 @@ def compress(
             help="For example macs=0.5, macs=62.7M,params=4x, size=25x (bytes of the file), "
             "latency=0.5 (measured here) or max_drop=1.0 (points of the metric).",
             metavar="LIMITS",
+        ),
+    ] = None,
+    bits: Annotated[
+        str | None,
+        typer.Option(
+            help="weights=8,activations=8: end in a file in int8 (a stage of method int8 after "
+            "the others).",
+            metavar="BITS",
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of recovery.", min=0)] = None,
@@ -117,8 +125,8 @@ def compress(
     """Make a trained network smaller.
 
     It is compressed under a budget, recovered and measured; DIR gets plan.json,
-    weights.safetensors, report.json, recipe.yaml and model.onnx, and model.lsm, all in one small
-    file, where weights are quantized or the budget limits size.
+    weights.safetensors, report.json, recipe.yaml and model.onnx; model-int8.onnx with --bits; and
+    model.lsm, all in one small file, where weights are quantized or the budget limits size.
     """
     if out is None and not dry_run:
         raise RecipeError("--out: missing; give a new folder for the results, or --dry-run")
@@ -127,7 +135,7 @@ def compress(
         "model.weights": _text(weights),
         "data": data,
         "data.dir": _text(data_dir),
-        "stages": None if method is None else [method],
+        "stages": _stages(recipe, method, bits),
         "budget": budget,
         "recover.epochs": epochs,
         "seed": seed,
@@ -147,6 +155,19 @@ def compress(
         _preview(wanted)
     else:
         _run(wanted, out, resume=resume)
+
+
+def _stages(recipe: Path | None, method: str | None, bits: str | None) -> list[Any] | None:
+    if bits is None:
+        return None if method is None else [method]
+    from lissom.recipe.read import parse_bits
+
+    if recipe is not None and method is None:
+        raise RecipeError(
+            f"--bits: {recipe} says what the stages are; add {{method: int8}} there as the last "
+            "one, or give --method, too"
+        )
+    return [method or "hmc", parse_bits(bits)]
 
 
 def _text(path: Path | None) -> str | None:

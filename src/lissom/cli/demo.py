@@ -10,7 +10,7 @@ import typer
 
 
 def demo(
-    method: Annotated[str, typer.Option(help="hmc, nahc, ahc, ahc_sum, edp or ajc.")] = "hmc",
+    method: Annotated[str, typer.Option(help="hmc, nahc, ahc, ahc_sum, edp, ajc or int8.")] = "hmc",
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results; default: a new lissom-demo.")
     ] = None,

@@ -132,6 +132,7 @@ def export_int8(
     path: Path,
     data: Int8Data,
     settings: Int8Settings,
+    layout: Int8Layout | None = None,
 ) -> Int8Check:
     """Write ``model`` as an ONNX file that runs in int8, with a free batch where it allows one.
 
@@ -144,6 +145,7 @@ def export_int8(
         path: Where the file goes.
         data: For calibration and check.
         settings: How.
+        layout: Ranges and layers that are known already; None: ``settings`` says how to find them.
 
     Raises:
         ExportError: The network can't be expressed or has no layer for int8, or the file computes
@@ -159,9 +161,12 @@ def export_int8(
             "so that nothing can run in int8; export it with --to onnx"
         )
     harm = Harm(content, data.calibration, data.distance)
-    prepared, tried = _prepare(base, harm, data.calibration, settings)
-    harms: dict[str, float] = {}
-    if settings.budget.asks:
+    harms, tried = dict[str, float](), dict[str, float]()
+    if layout is not None:
+        prepared = _Prepared(base, layout, "as planned")
+    else:
+        prepared, tried = _prepare(base, harm, data.calibration, settings)
+    if layout is None and settings.budget.asks:
         harms = layer_harms(harm, prepared.content, prepared.layout)
         prepared = _within_budget(prepared, harm, harms, settings.budget)
     rounded = prepared.rounded()

@@ -40,7 +40,11 @@ class FloatBudget:
 
 
 class Harm:
-    """How far a rounded network is from the float one, on fixed data."""
+    """How far a rounded network is from the float one, on fixed data.
+
+    Attributes:
+        batches: The data.
+    """
 
     def __init__(self, content: bytes, batches: Batches, distance: Distance) -> None:
         """Run the float network once.
@@ -50,7 +54,7 @@ class Harm:
             batches: Inputs.
             distance: Between outputs and the float network's, averaged over the samples.
         """
-        self._batches = batches
+        self.batches = batches
         self._distance = distance
         session = OnnxSession(content)
         self._references = [session(*inputs) for inputs in batches]
@@ -59,7 +63,7 @@ class Harm:
         """Measure a rounded network by running it."""
         session = OnnxSession(content)
         total, samples = 0.0, 0
-        for inputs, reference in zip(self._batches, self._references, strict=True):
+        for inputs, reference in zip(self.batches, self._references, strict=True):
             total += float(self._distance(session(*inputs), reference)) * len(inputs[0])
             samples += len(inputs[0])
         return total / samples

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import logging
 import math
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from lissom.errors import ExportError
 from lissom.export.files import write_files
-from lissom.export.redundant import remove_redundant
 from lissom.export.runtime import RUNTIME, OnnxSession
+from lissom.export.translate import innermost_reason, tensors_of, translated, with_batch
 
 _LIKE_TORCH = 4  # times torch's own rounding error
 _OTHER_BATCH = 3  # differs from the batch of 2 at which the network is traced
@@ -104,14 +98,14 @@ def onnx_content(
     note = ""
     batches: tuple[int, ...] = (1, _OTHER_BATCH)
     try:
-        content = _trace(network, _with_batch(inputs, 2), opset, batch="free")
+        content = translated(network, with_batch(inputs, 2), opset, batch="free")
         found = _compare(network, content, inputs, batches)
         rounding = _checked(network, inputs, batches, found, tolerance)
     # The exporter raises many unrelated types; whatever stops a free batch, a fixed one may work.
     except Exception as error:
-        note = f"batch fixed at 1: {_reason(error)}"
+        note = f"batch fixed at 1: {innermost_reason(error)}"
         batches = (1,)
-        content = _fixed(network, _with_batch(inputs, 1), opset)
+        content = _fixed(network, with_batch(inputs, 1), opset)
         found = _compare(network, content, inputs, batches)
         rounding = _checked(network, inputs, batches, found, tolerance)
     check = OnnxCheck(
@@ -159,12 +153,13 @@ def _rounding(network: nn.Module, examples: tuple[Tensor, ...], batches: Sequenc
     """Give the largest difference between the network in float32 and in float64; 0 if unknown."""
     precise = copy.deepcopy(network).double()
     error = 0.0
-    for inputs in (_with_batch(examples, size) for size in batches):
+    for inputs in (with_batch(examples, size) for size in batches):
         doubles = tuple(part.double() if part.is_floating_point() else part for part in inputs)
         try:
             with torch.no_grad():
-                pairs = zip(_tensors(network(*inputs)), _tensors(precise(*doubles)), strict=True)
-                error = max(error, *(_largest(ours.double() - exact) for ours, exact in pairs))
+                ours, exact = tensors_of(network(*inputs)), tensors_of(precise(*doubles))
+            gaps = (_largest(a.double() - b) for a, b in zip(ours, exact, strict=True))
+            error = max(error, *gaps)
         except (RuntimeError, TypeError):  # it insists on float32 somewhere
             return 0.0
     return error
@@ -172,39 +167,13 @@ def _rounding(network: nn.Module, examples: tuple[Tensor, ...], batches: Sequenc
 
 def _fixed(network: nn.Module, inputs: tuple[Tensor, ...], opset: int) -> bytes:
     try:
-        return _trace(network, inputs, opset, batch="fixed")
+        return translated(network, inputs, opset, batch="fixed")
     except Exception as error:
         raise ExportError(
             f"{type(network).__name__}: torch.onnx can't express this network at opset {opset} "
-            f"({_reason(error)}); replace the operator that it names, or use another exporter"
+            f"({innermost_reason(error)}); replace the operator that it names, or use another "
+            "exporter"
         ) from error
-
-
-def _trace(network: nn.Module, inputs: tuple[Tensor, ...], opset: int, *, batch: str) -> bytes:
-    free = tuple({0: torch.export.Dim.DYNAMIC} if tensor.dim() else {} for tensor in inputs)
-    with torch.no_grad():
-        outputs = len(_tensors(network(*inputs)))
-    with _quiet():
-        program = torch.onnx.export(
-            network,
-            inputs,
-            input_names=_numbered("input", len(inputs)),
-            output_names=_numbered("output", outputs),
-            opset_version=opset,
-            dynamo=True,
-            external_data=False,
-            dynamic_shapes=free if batch == "free" else None,
-            verbose=False,
-        )
-    if program is None:
-        raise ExportError("torch.onnx gave no program")
-    model = program.model_proto
-    remove_redundant(model)
-    for noted in (model, model.graph, *model.graph.node):  # lines of the user's code, with paths
-        del noted.metadata_props[:]
-        noted.doc_string = ""
-    content: bytes = model.SerializeToString()
-    return content
 
 
 def _compare(
@@ -213,9 +182,9 @@ def _compare(
     """Give the largest absolute difference and the largest absolute output over all batch sizes."""
     session = OnnxSession(content)
     difference = scale = 0.0
-    for inputs in (_with_batch(examples, size) for size in batches):
+    for inputs in (with_batch(examples, size) for size in batches):
         with torch.no_grad():
-            expected = _tensors(network(*inputs))
+            expected = tensors_of(network(*inputs))
         for ours, theirs in zip(expected, session(*inputs), strict=True):
             scale = max(scale, _largest(ours))
             gap = _largest(ours.double() - theirs.double())
@@ -227,48 +196,3 @@ def _compare(
 
 def _largest(tensor: Tensor) -> float:
     return tensor.abs().max().item() if tensor.numel() else 0.0
-
-
-def _with_batch(inputs: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
-    """Give ``size`` samples; repeated ones are weakened, so that samples differ."""
-    return tuple(_resized(tensor, size) if tensor.dim() else tensor for tensor in inputs)
-
-
-def _resized(tensor: Tensor, size: int) -> Tensor:
-    index = torch.arange(size) % tensor.shape[0]
-    rows = tensor[index]
-    if not rows.is_floating_point():
-        return rows
-    turn = torch.arange(size) // tensor.shape[0]
-    strength = (0.5**turn).to(rows.dtype).view(-1, *(1,) * (rows.dim() - 1))
-    return (rows * strength).contiguous()
-
-
-def _tensors(outputs: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
-
-
-def _numbered(name: str, count: int) -> list[str]:
-    return [name] if count == 1 else [f"{name}_{i}" for i in range(count)]
-
-
-def _reason(error: BaseException) -> str:
-    """Give the innermost cause in one line: the exporter wraps it in advice on filing bugs."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's prints, warnings and log lines from the user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)

@@ -39,16 +39,18 @@ class Int8Layout:
         ranges: Of the activations, by tensor.
         layers: Those that compute in int8.
         reduce_range: Weights in 7 bits, for CPUs without VNNI, whose sums of pairs overflow.
+        bits: Most of a weight, 2 to 8. Weights that lie on a coarser grid keep it.
     """
 
     ranges: Mapping[str, Range]
     layers: frozenset[str]
     reduce_range: bool = False
+    bits: int = 8
 
     @property
     def weight_levels(self) -> int:
         """Give the largest integer of a weight."""
-        return _NARROW_LEVELS if self.reduce_range else WEIGHT_LEVELS
+        return min(2 ** (self.bits - 1) - 1, _NARROW_LEVELS if self.reduce_range else WEIGHT_LEVELS)
 
 
 def tensors_to_observe(content: bytes) -> list[str]:
@@ -57,6 +59,12 @@ def tensors_to_observe(content: bytes) -> list[str]:
     read = [name for place in places for name in place.inputs]
     written = [place.output for place in places if not place.float_output]
     return list(dict.fromkeys(read + written))
+
+
+def tensors_needed(content: bytes, layers: Collection[str]) -> set[str]:
+    """Name the tensors whose ranges a layout of these layers reads."""
+    graph = OnnxGraph(content)
+    return set(rounded_tensors(chosen_places(graph, find_places(graph), layers)).values())
 
 
 def layer_names(content: bytes) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import onnxruntime
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lissom.errors import ExportError
 
@@ -113,6 +113,19 @@ class OnnxSession:
                 f"ONNX Runtime refuses inputs of shape {shapes} ({_first_line(error)})"
             ) from error
         return tuple(torch.from_numpy(output) for output in outputs)
+
+
+class OnnxNetwork(nn.Module):
+    """A session as a module: for whoever evaluates networks. On the CPU, without gradients."""
+
+    def __init__(self, session: OnnxSession) -> None:
+        super().__init__()
+        self._run = session
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Give the output, or all of several."""
+        outputs = self._run(*inputs)
+        return outputs[0] if len(outputs) == 1 else outputs
 
 
 def _example(entry: Any, batch: int) -> Tensor:

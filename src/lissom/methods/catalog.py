@@ -11,10 +11,12 @@ from lissom.methods.ajc import Ajc
 from lissom.methods.ajc_settings import AjcSettings
 from lissom.methods.edp import Edp, EdpSettings
 from lissom.methods.hmc import VARIANTS, Hmc, HmcSettings
+from lissom.methods.int8 import Int8
+from lissom.methods.int8_options import Int8Options
 
-METHODS: Mapping[str, type] = MappingProxyType({"ajc": Ajc, "edp": Edp, "hmc": Hmc})
+METHODS: Mapping[str, type] = MappingProxyType({"ajc": Ajc, "edp": Edp, "hmc": Hmc, "int8": Int8})
 SETTINGS: Mapping[str, type] = MappingProxyType(
-    {"ajc": AjcSettings, "edp": EdpSettings, "hmc": HmcSettings}
+    {"ajc": AjcSettings, "edp": EdpSettings, "hmc": HmcSettings, "int8": Int8Options}
 )
 
 

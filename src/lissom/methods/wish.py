@@ -55,5 +55,6 @@ class Wish:
         return self._view.task.metric.points_lost(self._before, self._score(model))
 
     def _score(self, model: nn.Module) -> float:
-        device = next(iter(model.parameters())).device
-        return evaluate(model, self._view.data.held_out, self._view.task, device=str(device))
+        first = next(model.parameters(), None)
+        device = "cpu" if first is None else str(first.device)
+        return evaluate(model, self._view.data.held_out, self._view.task, device=device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ from lissom.errors import ExportError, RecipeError
 from lissom.export.int8 import Int8Check, Int8Data, Int8Settings, export_int8
 from lissom.export.onnx import OnnxCheck, export_onnx
 from lissom.export.openvino import OpenVinoCheck, export_openvino, openvino_call
+from lissom.export.qdq import Int8Layout
 from lissom.export.runtime import OnnxSession
 from lissom.export.torch_program import TorchCheck, export_torch
 from lissom.measure.latency import Conditions, Latency, compare_latency, onnx_latency
 from lissom.packed.reader import PackedReader
+from lissom.pipeline.int8_file import planned_layout
 from lissom.pipeline.recipe_run import data_of, inputs_of, network_of
 from lissom.plan.plan import Plan
 from lissom.recipe.read import read_recipe
 from lissom.recipe.recipe import DataSection, ModelSection, Recipe
-from lissom.task import Classification
+from lissom.task import Classification, first_inputs
 
 TARGETS = ("onnx", "onnx-int8", "torch-export", "openvino")
 CALIBRATION_IMAGES = 512
@@ -123,7 +125,8 @@ def _export(
     wish: ExportWish, network: nn.Module, inputs: tuple[Tensor, ...], loaded: LoadedData | None
 ) -> OnnxCheck | Int8Check | TorchCheck | OpenVinoCheck:
     if loaded is not None:
-        return export_int8(network, inputs, wish.out, int8_data(loaded), wish.int8)
+        layout = _planned(wish)
+        return export_int8(network, inputs, wish.out, int8_data(loaded), wish.int8, layout)
     writers: dict[str, Callable[..., Any]] = {
         "onnx": export_onnx,
         "torch-export": export_torch,
@@ -132,24 +135,21 @@ def _export(
     return writers[wish.target](network, inputs, wish.out)
 
 
+def _planned(wish: ExportWish) -> Int8Layout | None:
+    """Give what the source's plan rounds; None where the wish is about other ranges."""
+    anew = wish.int8 != Int8Settings() or wish.calibration_images != CALIBRATION_IMAGES
+    plan = None if anew or wish.data is not None else _plan(Path(wish.source))
+    return None if plan is None else planned_layout(plan)
+
+
 def int8_data(loaded: LoadedData) -> Int8Data:
     """Give calibration and held-out inputs of a classifier's data set."""
     task = Classification()
     return Int8Data(
         calibration=[task.inputs(batch) for batch in loaded.data.calibration],
-        held_out=_first(loaded.data.held_out, _CHECKED_IMAGES),
+        held_out=first_inputs(task, loaded.data.held_out, _CHECKED_IMAGES),
         distance=task.distance,
     )
-
-
-def _first(batches: Iterable[Any], images: int) -> list[tuple[Tensor, ...]]:
-    found: list[tuple[Tensor, ...]] = []
-    task = Classification()
-    for batch in batches:
-        found.append(task.inputs(batch))
-        if sum(len(inputs[0]) for inputs in found) >= images:
-            break
-    return found
 
 
 def _timed(wish: ExportWish, plain: Path, conditions: Conditions) -> dict[str, Latency]:
@@ -212,15 +212,20 @@ def _data(wish: ExportWish) -> LoadedData:
 
 def _original(wish: ExportWish) -> str:
     """Name the network that the source started from: it says how images are normalised."""
-    source = Path(wish.source)
-    if not source.exists():
+    plan = _plan(Path(wish.source))
+    if plan is None:
         return wish.source
-    if source.is_dir():
-        plan = load_plan(source)
-    else:
-        with source.open("rb") as file:
-            plan = Plan.from_json(PackedReader(file, str(source)).plan)
     return plan.source.spec if plan.source is not None else wish.model or wish.source
+
+
+def _plan(source: Path) -> Plan | None:
+    """Read the plan of a folder or packed file; None for a network by name."""
+    if not source.exists():
+        return None
+    if source.is_dir():
+        return load_plan(source)
+    with source.open("rb") as file:
+        return Plan.from_json(PackedReader(file, str(source)).plan)
 
 
 def _inputs(wish: ExportWish, loaded: LoadedData | None) -> tuple[Tensor, ...]:

@@ -190,8 +190,14 @@ def _check_held(methods: Sequence[Method], budget: Budget) -> None:
             f"budget: what comes after {last} changes the values that make the file small; for a "
             f"limit on size put {last} last"
         )
-    for method in methods:
-        if not _held(method) & given.keys():
+    for position, method in enumerate(methods, start=1):
+        finishes = getattr(method, "finishes", False)
+        if finishes and position < len(methods):
+            raise BudgetError(
+                f"stages: {method.name} decides how the network of the stages before it is "
+                "written, and what follows would change that network; put it last"
+            )
+        if not _held(method) & given.keys() and not (finishes and position > 1):
             raise BudgetError(
                 f"budget: {budget} limits nothing that {method.name} can be held to; give "
                 f"{_examples(method)}, too, or leave {method.name} out"

@@ -148,8 +148,9 @@ def steps_of(
                 f"of {stage.method.name} go by; give macs=0.5, too, or drop iterations"
             )
         brief = brief_epochs(stage.iteration_epochs, epochs)
+        whole = getattr(stage.method, "epochs", int)(epochs)
         steps += [
-            Step(number, stage.method, target, brief if one < count else epochs, one, count)
+            Step(number, stage.method, target, brief if one < count else whole, one, count)
             for one in range(1, count + 1)
         ]
     return tuple(steps)

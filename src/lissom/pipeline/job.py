@@ -19,6 +19,7 @@ from lissom.pipeline.checks import check_data, check_finite, check_teacher
 from lissom.pipeline.evidence import Stage
 from lissom.pipeline.feasibility import Feasibility, feasibility
 from lissom.pipeline.identity import facts_of, identity_of
+from lissom.pipeline.int8_file import int8_file
 from lissom.pipeline.iterations import Iterated, Step, check_step, foreseen, iterated, steps_of
 from lissom.pipeline.reporting import Run, Side, report_of
 from lissom.pipeline.result import Preview, Result
@@ -197,12 +198,16 @@ class Job:
         processes, network = Processes.here(), run.sides[1].model
         with self._phase("pack"):
             packed = processes.from_first(lambda: packed_file(network, run.plan, limit))
-        complete = replace(run, packed=packed)
+        rounded = processes.from_first(
+            lambda: int8_file(network, run.plan, self.example_inputs, self.data, self.task)
+        )
+        complete = replace(run, packed=packed, int8=rounded)
         report, onnx = processes.from_first(
             lambda: report_of(complete, self.example_inputs, self._clock, self.seconds)
         )
         content = None if packed is None else packed.content
-        return Result(network.eval(), run.plan, report, onnx, content)
+        int8 = None if rounded is None else rounded.content
+        return Result(network.eval(), run.plan, report, onnx, content, int8)
 
     def _training(self, epochs: int) -> Training:
         settings, teacher = self.settings, self.settings.teacher or self.model
@@ -262,9 +267,10 @@ class Job:
                 f"{step.title}: decided before, {len(known.plan.decisions)} decisions"
             )
             return known
-        self.settings.say(f"{step.title}: at most {asked}")
+        limits = asked.to_dict()
+        self.settings.say(f"{step.title}: at most {asked}" if limits else step.title)
         with self._phase(f"decide ({method.name})"):
-            if step.iteration > 1 or step.stage > 0:  # the first has been checked
+            if limits and (step.iteration > 1 or step.stage > 0):  # the first has been checked
                 check_step(step, view.graph.cost, method.smallest(view))
             # Training takes all processes, and some methods share their measurements out.
             together = getattr(method, "plan_together", None) if processes.world > 1 else None

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from lissom.artifacts import weights_content
+from lissom.export.files import write_files
 from lissom.export.onnx import OnnxCheck, export_onnx
 from lissom.graph.layers import ModelGraph
 from lissom.measure.baselines import int8_onnx_bytes
@@ -20,6 +21,7 @@ from lissom.measure.memory import peak_activation_bytes
 from lissom.packed.writer import PackedFile
 from lissom.pipeline.evidence import Stage, evidence_of, sections_of
 from lissom.pipeline.feasibility import Feasibility, FeasibilityRow
+from lissom.pipeline.int8_file import Int8File
 from lissom.pipeline.layer_rows import layer_rows
 from lissom.pipeline.storage import not_levels, storage_section
 from lissom.pipeline.timing import Latencies, latencies, slowness, unpaid
@@ -31,7 +33,7 @@ from lissom.report.provenance import gather_provenance
 from lissom.report.report import BudgetRow, Report
 from lissom.task import Metric, Task
 
-ORIGINAL, COMPRESSED = "original", "compressed"
+ORIGINAL, COMPRESSED, INT8 = "original", "compressed", "int8"
 _ROUNDING = 1e-9  # of a difference of two metrics, in points
 _NOISE = 0.05  # of a latency: two measurements of one network differ by as much
 
@@ -62,6 +64,7 @@ class Run:
         feasibility: What was asked and what could be reached.
         settings: Settings that change the meaning of the report.
         packed: The packed file of the compressed network; None where none is written.
+        int8: Its file in int8; None where the plan decides on none.
     """
 
     task: Task
@@ -70,6 +73,7 @@ class Run:
     feasibility: Feasibility
     settings: Mapping[str, Any]
     packed: PackedFile | None = None
+    int8: Int8File | None = None
 
     @property
     def plan(self) -> Plan:
@@ -106,7 +110,7 @@ def report_of(
         ModelError: The network makes a tensor that is not dense.
     """
     exported = _exported(run, example_inputs, clock)
-    before, after = exported.latencies
+    before, after, *others = exported.latencies
     original, compressed = run.sides
     last = run.stages[-1]
     predicted = last.proposal.predicted
@@ -118,7 +122,7 @@ def report_of(
             metric_raw=last.row.metric_raw,
         ),
     )
-    budget = _budget_rows(run.feasibility, *measured)
+    budget = _budget_rows(run.feasibility, *measured, _final_metric(run, measured[1]))
     report = Report(
         method="+".join(stage.row.method for stage in run.stages if stage.row.iteration == 1),
         source="" if run.plan.source is None else run.plan.source.spec,
@@ -155,6 +159,7 @@ def report_of(
         ),
         methods=sections_of(run.stages),
         storage=_storage(run, exported.int8_bytes),
+        int8_file={} if run.int8 is None else {**run.int8.section, "latency": others[0]},
         steps=tuple(stage.row for stage in run.stages) if len(run.stages) > 1 else (),
     )
     return report, exported.content
@@ -179,11 +184,14 @@ def _weights(model: nn.Module) -> dict[str, int]:
 def _exported(run: Run, example_inputs: tuple[Tensor, ...], clock: RuntimeClock) -> _Exported:
     """Export both networks, check them, and time them beside each other."""
     with tempfile.TemporaryDirectory(prefix="lissom-onnx-") as folder:
-        files = {name: Path(folder) / f"{name}.onnx" for name in (ORIGINAL, COMPRESSED)}
+        files = {name: Path(folder) / f"{name}.onnx" for name in (ORIGINAL, COMPRESSED, INT8)}
         export_onnx(run.sides[0].model, example_inputs, files[ORIGINAL])
         check = export_onnx(run.sides[1].model, example_inputs, files[COMPRESSED])
         original, compressed = (side.model for side in run.sides)
-        paths = files[ORIGINAL], files[COMPRESSED]
+        paths = [files[ORIGINAL], files[COMPRESSED]]
+        if run.int8 is not None:
+            write_files({files[INT8]: run.int8.content})
+            paths.append(files[INT8])
         times = latencies(paths, (original, compressed), clock)
         int8 = None if run.packed is None else int8_onnx_bytes(files[ORIGINAL])
         return _Exported(check, times, files[COMPRESSED].read_bytes(), int8)
@@ -209,10 +217,10 @@ def _measured(
 
 
 def _budget_rows(
-    feasibility: Feasibility, original: Measured, now: Measured
+    feasibility: Feasibility, original: Measured, now: Measured, metric: MetricValue | None
 ) -> tuple[BudgetRow, ...]:
     has: dict[str, float | None] = {"params": now.params, "macs": now.macs, "size": now.size_bytes}
-    has["max_drop"] = _points_lost(original.metric, now.metric)
+    has["max_drop"] = _points_lost(original.metric, metric)
     has["latency"] = now.latency_ms
     rows = []
     for row in feasibility.rows:
@@ -220,6 +228,11 @@ def _budget_rows(
         met = measured is not None and measured <= asked + slack
         rows.append(BudgetRow(row.quantity, row.text, asked, measured, met, row.smallest))
     return tuple(rows)
+
+
+def _final_metric(run: Run, now: Measured) -> MetricValue | None:
+    """Give the metric of the file that the run is for: in int8, where there is one."""
+    return now.metric if run.int8 is None else MetricValue(**run.int8.section["metric"])
 
 
 def _asked(row: FeasibilityRow, original: Measured) -> tuple[float, float]:

@@ -27,6 +27,7 @@ class Result:
         report: What was measured.
         onnx: Content of model.onnx.
         packed: Content of model.lsm, where the plan quantizes or the budget limits size.
+        int8: Content of model-int8.onnx, where the plan rounds activations.
     """
 
     model: nn.Module
@@ -34,11 +35,12 @@ class Result:
     report: Report
     onnx: bytes
     packed: bytes | None = None
+    int8: bytes | None = None
 
     def save(self, out: Path | str, recipe: str | None = None) -> None:
         """Write plan.json, weights.safetensors, report.json, model.onnx (and recipe.yaml).
 
-        If there is a packed file, model.lsm, too.
+        If there are a packed file and one in int8, model.lsm and model-int8.onnx, too.
 
         Of several processes only the first one writes.
 
@@ -47,7 +49,7 @@ class Result:
         """
         if Processes.here().first:
             files = (self.model, self.plan, self.report, recipe, self.onnx, self.packed)
-            save(Path(out), Artifacts(*files))
+            save(Path(out), Artifacts(*files, int8=self.int8))
 
 
 @dataclass(frozen=True, slots=True)

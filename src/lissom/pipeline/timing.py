@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,43 +15,46 @@ from lissom.measure.latency import latency_of, time_ratio
 
 _NAMED = 3  # decisions that a remark names
 
-Latencies = tuple[dict[str, Any], dict[str, Any]]
+Latencies = list[dict[str, Any]]
 
 
 def latencies(
-    files: tuple[Path, Path], networks: tuple[nn.Module, nn.Module], clock: RuntimeClock
+    files: Sequence[Path], networks: tuple[nn.Module, nn.Module], clock: RuntimeClock
 ) -> Latencies:
-    """Time the original and the compressed network beside each other.
+    """Time the original, the compressed network and what else there is beside each other.
 
     The compressed network's time is predicted, too: the original's, less what its weight layers
     take one by one, plus what the new ones take.
 
     Args:
-        files: ONNX files of both.
+        files: ONNX files: of both networks, and others.
         networks: Both.
         clock: Measures.
 
     Returns:
         Per network what ``Latency.to_dict`` gives, and ``layers_ms``, the sum over its weight
-        layers. Of the compressed one ``ratio``, ``ratio_low``, ``ratio_high`` (``TimeRatio``, to
-        the original), ``predicted_ms`` and ``prediction_error`` (predicted / measured - 1). On a
-        machine too busy to time single layers ``not_predicted`` says so instead.
+        layers. Of all but the original ``ratio``, ``ratio_low``, ``ratio_high`` (``TimeRatio``, to
+        the original); of the compressed network ``predicted_ms`` and ``prediction_error``
+        (predicted / measured - 1). On a machine too busy to time single layers ``not_predicted``
+        says so instead.
 
     Raises:
         ExportError: A file can't be loaded.
     """
     times = clock.run(dict(enumerate(files)))
-    before, after = (latency_of(times[place], clock.conditions).to_dict() for place in (0, 1))
-    ratio = time_ratio(times[1], times[0])
-    after |= {"ratio": ratio.median, "ratio_low": ratio.low, "ratio_high": ratio.high}
+    before, *others = (latency_of(one, clock.conditions).to_dict() for one in times.values())
+    for place, other in enumerate(others, start=1):
+        ratio = time_ratio(times[place], times[0])
+        other |= {"ratio": ratio.median, "ratio_low": ratio.low, "ratio_high": ratio.high}
+    after = others.pop(0)
     try:
         layers = tuple(map(clock.layers_ms, networks))
     except MeasureError as error:
-        return before, after | {"not_predicted": str(error)}
+        return [before, after | {"not_predicted": str(error)}, *others]
     predicted = before["median_ms"] - layers[0] + layers[1]
     after |= {"layers_ms": layers[1], "predicted_ms": predicted}
     after["prediction_error"] = predicted / after["median_ms"] - 1
-    return before | {"layers_ms": layers[0]}, after
+    return [before | {"layers_ms": layers[0]}, after, *others]
 
 
 def slowness(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from lissom.plan.keep_channels import KeepChannels
 from lissom.plan.low_rank import ChannelSVD, Tucker2
 from lissom.plan.merge import Merge
 from lissom.plan.quantize import Quantize
+from lissom.plan.round_activations import RoundActivations
 from lissom.plan.separable import FilterCP, SpatialSVD, TensorTrain
 from lissom.plan.sparse_plus import SparsePlusSVD
 
@@ -37,6 +38,7 @@ _BUILT_IN: tuple[type[Decision], ...] = (
     FoldBatchNorm,
     Merge,
     Quantize,
+    RoundActivations,
 )
 
 

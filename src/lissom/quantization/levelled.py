@@ -36,12 +36,8 @@ class Levelled:
 
     @property
     def bits(self) -> int:
-        """Give b = 1 + log2 q_max, with the largest magnitude rounded up to a power of two.
-
-        1 is ternary, and what a tensor of zeros gets.
-        """
-        largest = int(self.levels.abs().max()) if self.levels.numel() else 0
-        return 1 + max(largest - 1, 0).bit_length()
+        """Give ``bits_of`` the levels."""
+        return bits_of(self.levels)
 
     @property
     def nonzero(self) -> int:
@@ -52,3 +48,15 @@ class Levelled:
     def density(self) -> float:
         """Give the share of levels that are not 0, in [0, 1]."""
         return self.nonzero / max(self.levels.numel(), 1)
+
+
+def bits_of(levels: Tensor) -> int:
+    """Give b = 1 + log2 q_max, with the largest magnitude rounded up to a power of two.
+
+    1 is ternary, and what a tensor of zeros gets.
+
+    Args:
+        levels: q, whole numbers.
+    """
+    largest = int(levels.abs().max()) if levels.numel() else 0
+    return 1 + max(largest - 1, 0).bit_length()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from typing import Protocol
@@ -14,6 +13,7 @@ from lissom.extension import StepState
 from lissom.quantization.goals import Goal, Phases
 from lissom.quantization.levelled import Levelled
 from lissom.quantization.network import QuantizedNetwork
+from lissom.quantization.own_adam import OwnAdam
 from lissom.quantization.trim import Trimmable
 
 _SLOWEST_RATE, _FASTEST_RATE = 1e-3, 1e-2  # of Adam
@@ -109,8 +109,8 @@ class SizeSteering:
         """
         self.network, self._goal, self._weigh = network, goal, weigh
         self._phases, self._rate = phases, rate
-        own = network.parameters()
-        self._adam = torch.optim.Adam(own, lr=_SLOWEST_RATE) if own else None
+        self._own = network.parameters()
+        self._adam = OwnAdam(self._own)
         self._state = _State()
         self._pull = torch.zeros((), dtype=torch.float64)
         self._fisher: dict[str, Tensor] = {}
@@ -170,9 +170,7 @@ class SizeSteering:
         state["goal"] = torch.tensor(self._goal.numbers(), dtype=torch.float64)
         state |= {f"network.{name}": value for name, value in self.network.state_dict().items()}
         state |= {f"fisher.{name}": value for name, value in self._fisher.items()}
-        adam = self._adam.state_dict()["state"] if self._adam is not None else {}
-        for index, moments in adam.items():
-            state |= {f"adam.{index}.{key}": value for key, value in moments.items()}
+        state |= {f"adam.{name}": value for name, value in self._adam.state_dict().items()}
         for key in self.trajectory[0] if self.trajectory else ():
             column = [record[key] for record in self.trajectory]
             state[f"trajectory.{key}"] = torch.tensor(column, dtype=torch.float64)
@@ -185,30 +183,21 @@ class SizeSteering:
         self._goal.restore(state["goal"].tolist())
         self.network.load_state_dict(_under("network.", state))
         self._fisher = {name: value.clone() for name, value in _under("fisher.", state).items()}
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in _under("adam.", state).items():
-            index, _, key = name.partition(".")
-            moments.setdefault(int(index), {})[key] = value.clone()
-        if self._adam is not None:
-            groups = self._adam.state_dict()["param_groups"]
-            self._adam.load_state_dict({"state": moments, "param_groups": groups})
+        self._adam.load_state_dict(_under("adam.", state))
         columns = {k: v.tolist() for k, v in _under("trajectory.", state).items()}
         length = len(next(iter(columns.values()), []))
         self.trajectory = [{k: v[i] for k, v in columns.items()} for i in range(length)]
 
     def _learn(self, step: StepState) -> None:
         """Step steps, thresholds and ranges, at a rate that falls like a cosine."""
-        if self._adam is None:
+        if not self._own:
             return
-        rate = self._rate or min(max(_WAY / step.steps, _SLOWEST_RATE), _FASTEST_RATE)
-        for group in self._adam.param_groups:
-            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step.progress))
         grads = [zone.sigma.grad for zone in self.network.zones.values()]
         pull = torch.stack([grad for grad in grads if grad is not None]).double().sum()
         self._pull = self._pull.to(pull.device) + pull
         self._state.steps += 1
-        self._adam.step()
-        self._adam.zero_grad(set_to_none=True)
+        rate = self._rate or min(max(_WAY / step.steps, _SLOWEST_RATE), _FASTEST_RATE)
+        self._adam.step(rate, step.progress)
 
     @torch.no_grad()
     def _watch_gradients(self) -> None:
@@ -248,7 +237,7 @@ class SizeSteering:
             worth = float(self._pull) / state.steps / state.saving + state.price
             state.price = max(state.price + _TRUST * (worth - state.price), 0.0)
         self._pull, state.steps = torch.zeros((), dtype=torch.float64), 0
-        if self._adam is None:
+        if not self._own:
             return
         sigmas = [zone.sigma for zone in self.network.zones.values()]
         slopes = torch.autograd.grad(self.network.bits(), sigmas)

@@ -64,6 +64,25 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise RecipeError(f"--set {text!r}: the value is not YAML ({_oneline(error)})") from None
 
 
+def parse_bits(text: str) -> dict[str, Any]:
+    """Read ``weights=8,activations=8`` into the stage of a recipe that it stands for.
+
+    Raises:
+        RecipeError: Something else.
+    """
+    known = {"weights": "weight_bits", "activations": "activation_bits"}
+    stage: dict[str, Any] = {"method": "int8"}
+    for part in text.split(","):
+        name, _, value = part.strip().partition("=")
+        if name not in known or not value.isdigit():
+            raise RecipeError(
+                f"--bits {text!r}: expected weights=N,activations=8 with N from 2 to 8, or one of "
+                "the two"
+            )
+        stage[known[name]] = int(value)
+    return stage
+
+
 def is_factory(name: str) -> bool:
     """Say whether ``name`` is ``package.module:factory``: using it runs that code."""
     prefix, colon, _ = name.partition(":")

@@ -16,7 +16,8 @@ from lissom.report.measured import Measured, StepRow, measured_to_dict, read_mea
 SCHEMA = 1
 """Version of report.json, which only grows: no field changes its meaning or disappears."""
 _SECTIONS = "method_sections"
-_MAPPINGS = ("settings", "evidence", "predicted", "onnx", "storage")
+_OPTIONAL = ("storage", "steps", "int8_file")
+_MAPPINGS = ("settings", "evidence", "predicted", "onnx", "storage", "int8_file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,7 @@ class Report:
         methods: By name of a section of its own what a method that trains learned, JSON-ready.
         storage: What the packed file takes, and what others would; empty where none is written.
         steps: What each of several steps was asked for and left; empty of a run in one.
+        int8_file: What model-int8.onnx gives and takes; empty where none is written.
     """
 
     method: str
@@ -150,6 +152,7 @@ class Report:
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     storage: Mapping[str, Any] = field(default_factory=dict)
     steps: tuple[StepRow, ...] = ()
+    int8_file: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         taken = sorted(RESERVED & self.methods.keys())
@@ -169,8 +172,7 @@ class Report:
         }
         names = ("refusals", "provenance", "settings", "evidence", "predicted", "onnx", "warnings")
         body |= {name: getattr(self, name) for name in names}
-        body |= {"storage": self.storage} if self.storage else {}
-        body |= {"steps": self.steps} if self.steps else {}
+        body |= {name: given for name in _OPTIONAL if (given := getattr(self, name))}
         return plain(body | {_SECTIONS: list(self.methods), **self.methods})
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -13,7 +13,9 @@ from rich.text import Text
 from lissom.graph.layers import Refusal
 from lissom.plan.cost import Cost
 from lissom.report import charts, figures
+from lissom.report.int8_file import int8_rows
 from lissom.report.measured import Measured
+from lissom.report.remarks import remarks
 from lissom.report.report import LayerRow, Report
 from lissom.report.steps import filled
 from lissom.report.storage import NOTE, storage_rows
@@ -52,7 +54,7 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     if report.refusals:
         yield from _titled("Not offered", _refusals(report))
     yield Text()
-    yield from _remarks(report)
+    yield from remarks(report)
 
 
 def _titled(title: str, table: Table) -> Iterator[RenderableType]:
@@ -87,6 +89,8 @@ def _summary(report: Report) -> Table:
     _add_memory(table, before, after)
     _add_latency(table, before, after)
     _add_metric(table, before, after)
+    for row in int8_rows(report):
+        table.add_row(*row)
     return table
 
 
@@ -262,39 +266,3 @@ def _refusals(report: Report) -> Table:
             action, ", ".join(names[:3]) + more, f"{reason}; {remedy}" if remedy else reason
         )
     return table
-
-
-def _remarks(report: Report) -> Iterator[Text]:
-    for name, section in report.methods.items():
-        merging = figures.merging(section)
-        if merging:
-            yield Text(f"{name}: {merging}.")
-    latency = report.compressed.latency
-    if latency:
-        said = (figures.conditions(latency), figures.predicted_latency(latency))
-        yield Text(f"Latency: {'; '.join(filter(None, said))}.")
-    if report.onnx:
-        check = report.onnx
-        yield Text(
-            f"model.onnx: at most {check.get('max_difference', 0):.2g} from torch "
-            f"where outputs reach {check.get('scale', 0):.3g}. {check.get('note', '')}".rstrip()
-        )
-    if report.predicted:
-        yield Text(f"Predicted before building, not measured: {figures.listed(report.predicted)}.")
-    for warning in report.warnings:
-        yield Text(f"Note: {warning}", style="yellow")
-    yield Text(_origin(report), style="dim")
-
-
-def _origin(report: Report) -> str:
-    origin = report.provenance
-    versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
-    phases = ", ".join(f"{name} {figures.duration(time)}" for name, time in origin.seconds.items())
-    flat = {k: v for k, v in report.settings.items() if not isinstance(v, (Mapping, list, tuple))}
-    settings = figures.listed(flat)
-    lines = (
-        f"Settings: {settings}; all of them in report.json." if settings else "",
-        f"Time: {phases}." if phases else "",
-        f"Seed {origin.seed}, plan {origin.plan_hash[:12]}, {versions}.",
-    )
-    return "\n".join(line for line in lines if line)

@@ -81,7 +81,7 @@ def test_network_that_cannot_be_expressed(tmp_path: Path) -> None:
 def test_a_file_that_computes_something_else_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trace = onnx._trace
+    trace = onnx.translated
 
     def wrong(network: nn.Module, *arguments: object, **options: object) -> bytes:
         last = network[-1]
@@ -91,7 +91,7 @@ def test_a_file_that_computes_something_else_is_refused(
         last.bias.data = bias
         return content
 
-    monkeypatch.setattr(onnx, "_trace", wrong)
+    monkeypatch.setattr(onnx, "translated", wrong)
     with pytest.raises(ExportError, match=r"ONNX Runtime differs from torch by 0.01"):
         export_onnx(small_network(), (torch.randn(2, 3, 8, 8),), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())

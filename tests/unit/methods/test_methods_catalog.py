@@ -20,6 +20,6 @@ def test_every_method_has_settings():
 def test_unknown_names_are_refused():
     with pytest.raises(
         RecipeError,
-        match="method: 'hcm' is not known; choose one of ahc, ahc_sum, ajc, edp, hmc, nahc",
+        match="method: 'hcm' is not known; choose one of ahc, ahc_sum, ajc, edp, hmc, int8, nahc",
     ):
         method_called("hcm")

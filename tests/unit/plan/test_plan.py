@@ -16,6 +16,7 @@ from lissom.plan.low_rank import ChannelSVD, Tucker2
 from lissom.plan.merge import Merge
 from lissom.plan.plan import Plan, Source, decision_kinds, plan_signature
 from lissom.plan.quantize import Quantize
+from lissom.plan.round_activations import RoundActivations
 from lissom.plan.separable import FilterCP, SpatialSVD, TensorTrain
 from lissom.plan.sparse_plus import SparsePlusSVD
 
@@ -32,6 +33,7 @@ PLAN = Plan(
         FoldBatchNorm("b.last", "bn"),
         Quantize("b.last", 3, 17, channel_scales=True),
         Merge("c"),
+        RoundActivations(("b.last", "pad"), (("x", 0.0, 1.5), ("relu", -0.25, 3.0)), True),
     ),
     Source("lissom:resnet56", (("classes", 10), ("widths", (1, (2, 3))), ("name", None))),
     "ab" * 32,

@@ -1,0 +1,50 @@
+"""The lines below the tables of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rich.text import Text
+
+from lissom.report import figures
+from lissom.report.int8_file import int8_remark
+from lissom.report.report import Report
+
+
+def remarks(report: Report) -> Iterator[Text]:
+    """Give what does not fit into a table, line by line."""
+    for name, section in report.methods.items():
+        merging = figures.merging(section)
+        if merging:
+            yield Text(f"{name}: {merging}.")
+    latency = report.compressed.latency
+    if latency:
+        said = (figures.conditions(latency), figures.predicted_latency(latency))
+        yield Text(f"Latency: {'; '.join(filter(None, said))}.")
+    if report.onnx:
+        check = report.onnx
+        yield Text(
+            f"model.onnx: at most {check.get('max_difference', 0):.2g} from torch "
+            f"where outputs reach {check.get('scale', 0):.3g}. {check.get('note', '')}".rstrip()
+        )
+    if report.int8_file:
+        yield Text(f"{int8_remark(report.int8_file)}.")
+    if report.predicted:
+        yield Text(f"Predicted before building, not measured: {figures.listed(report.predicted)}.")
+    for warning in report.warnings:
+        yield Text(f"Note: {warning}", style="yellow")
+    yield Text(_origin(report), style="dim")
+
+
+def _origin(report: Report) -> str:
+    origin = report.provenance
+    versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
+    phases = ", ".join(f"{name} {figures.duration(time)}" for name, time in origin.seconds.items())
+    flat = {k: v for k, v in report.settings.items() if not isinstance(v, (Mapping, list, tuple))}
+    settings = figures.listed(flat)
+    lines = (
+        f"Settings: {settings}; all of them in report.json." if settings else "",
+        f"Time: {phases}." if phases else "",
+        f"Seed {origin.seed}, plan {origin.plan_hash[:12]}, {versions}.",
+    )
+    return "\n".join(line for line in lines if line)

@@ -1,0 +1,39 @@
+from dataclasses import replace
+
+from lissom.report.html import page
+from lissom.report.int8_file import int8_remark, int8_rows
+from lissom.report.report import Report
+from lissom.report.terminal import as_text, layout
+from report_samples import REPORT
+
+SECTION = {
+    "metric": {"name": "accuracy", "value": 0.9, "unit": "fraction", "higher_is_better": True},
+    "size_bytes": 12_345,
+    "layers": {"conv1": "QLinearConv", "fc": "float"},
+    "latency": {"median_ms": 0.25},
+}
+
+
+def test_the_file_stands_beside_the_networks() -> None:
+    report = replace(REPORT, int8_file=SECTION)
+    rows = list(int8_rows(report))
+    assert [row[0] for row in rows] == [
+        "int8 file size",
+        "latency in int8, median",
+        "accuracy in int8",
+    ]
+    assert rows[0][2] == "12.3 kB"
+    assert rows[2][2] == "90.00 %"
+    text, html = as_text(layout(report)), page(report)
+    for row in rows:
+        assert row[0] in text
+        assert row[0] in html
+    assert "model-int8.onnx: 1 of 2 layers run in int8; in float: fc." in text
+    assert Report.from_dict(report.to_dict()) == report
+
+
+def test_without_a_file_nothing_is_said() -> None:
+    assert list(int8_rows(REPORT)) == []
+    assert int8_remark({}) == ""
+    assert "int8" not in as_text(layout(REPORT))
+    assert "int8_file" not in REPORT.to_dict()
