@@ -18,6 +18,7 @@ from lissom.report.drawings import (
     units_of,
 )
 from lissom.report.encoding import plain
+from lissom.report.int8_file import int8_rows
 from lissom.report.report import Report
 from lissom.report.steps import NOTE as STEPS_NOTE
 from lissom.report.storage import NOTE
@@ -111,6 +112,8 @@ def _tiles(report: Report) -> Iterator[str]:
         values = (figures.metric(after.metric, value) for value in (start, after.metric.value))
         change = figures.change(after.metric, start, after.metric.value)
         yield _tile(after.metric.name, change, " → ".join(values))
+    for name, ours, theirs, change in int8_rows(report):
+        yield _tile(name, change, f"{ours} → {theirs}")
 
 
 def _tile(name: str, big: str, small: str) -> str:
