@@ -117,8 +117,11 @@ def blocks(rows: int, columns: int, alone: bool, first: bool) -> Iterator[tuple[
 
 def decode(content: bytes, shape: tuple[int, ...], told: dict[str, int]) -> dict:
     """Give level by (row, column, position)."""
+    return modelled(stream(content), shape, told)
+
+
+def modelled(bit: Callable[[int], int], shape: tuple[int, ...], told: dict[str, int]) -> dict:
     R, C, H, W = shape
-    bit = stream(content)
     zeros, signs, steps = Corrected(bit), Corrected(bit), Steps(bit)
     order = sorted(range(H * W), key=lambda p: (
         abs(2 * (p // W) - H + 1) + abs(2 * (p % W) - W + 1), p))  # fmt: skip
@@ -227,3 +230,60 @@ def numbers(content: bytes, counts: list[int]) -> list[tuple[int, int, list[int]
             centres[kind] = total // (count + 1) << shift if kind else 0
         result.append((kind, places[kind], values))
     return result
+
+
+class Bytes:
+    def __init__(self, content: bytes) -> None:
+        self.content, self.at = content, 0
+
+    def byte(self) -> int:
+        self.at += 1
+        return self.content[self.at - 1]
+
+    def varint(self) -> int:
+        low = self.byte()
+        return low if low < 128 else low - 128 + 128 * self.varint()
+
+    def zigzag(self) -> int:
+        value = self.varint()
+        return -(value + 1) // 2 if value % 2 else value // 2
+
+
+def matrices(given: Bytes, shapes: list[tuple[int, int]]) -> list[list[int]]:
+    """Give the levels of a chunk of matrices, row by row."""
+    told: list[list[int] | dict[str, int]] = []
+    for rows, columns in shapes:
+        first = given.byte()
+        if first % 4 == 1:
+            told.append([given.zigzag()] * (rows * columns))
+        elif first % 4 == 2:
+            width, least = given.byte(), given.zigzag()
+            size = -(-rows * columns * width // 8)
+            bits = "".join(f"{given.byte():08b}" for _ in range(size))
+            starts = range(0, rows * columns * width, width)
+            told.append([int(bits[i : i + width], 2) + least for i in starts])
+        else:
+            density, largest = given.byte(), given.byte()
+            told.append({
+                "density": density, "largest": largest, "signs": (4, 0, 2, 6)[first >> 6],
+                "channels": (4, 2, 3, 5)[first >> 4 & 3], "kernel": (4, 2, 3, 5)[first >> 2 & 3],
+            })  # fmt: skip
+    bit, found = stream(given.content[given.at :]), []
+    for (rows, columns), one in zip(shapes, told, strict=True):
+        if isinstance(one, list):
+            found.append(one)
+            continue
+        cells = modelled(bit, (rows, columns, 1, 1), one)
+        found.append([cells[r, c, 0] for r in range(rows) for c in range(columns)])
+    return found
+
+
+def long_numbers(content: bytes, counts: list[int]) -> list[tuple[int, int, list[int]]]:
+    """Give kind, place and numbers of each vector in values of form 4, after that byte."""
+    given = Bytes(content)
+    heads = [(given.byte(), given.zigzag(), given.zigzag()) for _ in counts]
+    levels = matrices(given, [(-(-count // 64), 64) for count in counts])
+    return [
+        (kind, place, [centre + level for level in found[:count]])
+        for (kind, place, centre), found, count in zip(heads, levels, counts, strict=True)
+    ]

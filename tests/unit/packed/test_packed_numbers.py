@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lissom.packed.long_numbers import read_long, write_long
@@ -9,6 +9,7 @@ from lissom.packed.numbers import (
     MOST,
     Numbers,
     as_numbers,
+    floats,
     from_numbers,
     read_numbers,
     write_numbers,
@@ -16,6 +17,7 @@ from lissom.packed.numbers import (
 from lissom.packed.stored_chunk import read_stored_chunk, stored_chunk
 from lissom.packed.varint import DamagedBytes
 from packed_samples import same
+from packed_second_decoder import long_numbers as second_decoder_of_long
 from packed_second_decoder import numbers as second_decoder
 
 GRID, DIGITS = 0, 1
@@ -71,6 +73,38 @@ def test_numbers_come_back_and_a_second_decoder_reads_the_same(vectors: list[lis
     assert second_decoder(content, counts) == [(x.kind, x.place, [*x.values]) for x in told]
     kept = [tensor for tensor in tensors if as_numbers(tensor) is not None]
     assert all(same(from_numbers(form), tensor) for form, tensor in zip(told, kept, strict=True))
+
+
+LONG = st.lists(
+    st.builds(
+        lambda n, step, seed: biases(n, 2.0**step, seed),
+        st.integers(0, 200),
+        st.integers(-9, 3),
+        st.integers(0, 9),
+    )
+    | st.builds(scales, st.integers(0, 200), st.integers(0, 9), st.integers(0, 9))
+    | st.builds(lambda n, x: torch.full((n,), float(x)), st.integers(0, 70), st.integers(-5, 5)),
+    max_size=3,
+)
+
+
+@settings(deadline=None, max_examples=25)
+@given(LONG)
+def test_a_second_decoder_reads_long_vectors_as_well(vectors: list[torch.Tensor]) -> None:
+    content = write_long(vectors)
+    assert content is not None
+    counts = [len(vector) for vector in vectors]
+    found = second_decoder_of_long(content, counts)
+    for (kind, place, values), vector in zip(found, vectors, strict=True):
+        assert same(floats(kind, place, np.array(values, np.int64)), vector)
+
+
+def test_the_second_decoder_of_long_vectors_can_disagree() -> None:
+    vector = biases(150, 0.5)
+    content = bytearray(write_long([vector]) or b"")
+    content[-20] ^= 8
+    ((kind, place, values),) = second_decoder_of_long(bytes(content), [150])
+    assert not same(floats(kind, place, np.array(values, np.int64)), vector)
 
 
 def test_the_second_decoder_can_disagree() -> None:
