@@ -121,6 +121,15 @@ def test_int8_comes_last(weights: Path, tmp_path: Path) -> None:
         preview_recipe(read_recipe(path), say=lambda _line: None)
 
 
+def test_levels_chosen_for_a_size_are_not_rounded_again(weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    text = RECIPE.replace("WEIGHTS", str(weights)).splitlines()
+    text[4] = "- {method: ajc}"
+    path.write_text("\n".join(text).replace("macs: 0.6", "max_drop: 1"))
+    with pytest.raises(BudgetError, match="int8 would round the levels that ajc has chosen"):
+        preview_recipe(read_recipe(path), say=lambda _line: None)
+
+
 def test_alone_it_needs_to_know_what_may_be_lost(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

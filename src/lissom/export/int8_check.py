@@ -87,7 +87,8 @@ def check_kernels(content: bytes, batches: Sequence[tuple[Tensor, ...]]) -> Agre
         raise ExportError(
             f"ONNX Runtime's int8 kernels differ from what the file says by "
             f"{found.mean_difference:.3g} on average where outputs reach {found.scale:.3g}; no "
-            "file was written: on a CPU without VNNI ask for 7-bit weights (--reduce-range)"
+            "file was written: on a CPU without VNNI ask for 7-bit weights (--reduce-range, or "
+            "reduce_range: true for the stage)"
         )
     return found
 

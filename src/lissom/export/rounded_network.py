@@ -20,6 +20,7 @@ from lissom.quantization.channel_levels import ChannelLevels
 from lissom.quantization.learned_range import LearnedRange
 
 _WITH_CHANNELS_IN_FRONT = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
+_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
 
 class RoundedNetwork(nn.Module):
@@ -31,8 +32,8 @@ class RoundedNetwork(nn.Module):
 
     Attributes:
         network: What is trained, in place; its tensors stay float.
-        ranges: By the tensor's name in the file, dots as ``/``.
-        levels: By layer, dots as ``/``.
+        ranges: Of tensors, in any order.
+        levels: Of layers, in any order.
     """
 
     def __init__(
@@ -58,47 +59,54 @@ class RoundedNetwork(nn.Module):
         exported, inputs = program_of(network, example_inputs)
         graph = OnnxGraph(content)
         observed = rounded_tensors(chosen_places(graph, find_places(graph), layout.layers))
-        self.ranges, self.levels = nn.ModuleDict(), nn.ModuleDict()
+        self.ranges, self.levels = nn.ModuleList(), nn.ModuleList()
         self._program = _Program(exported, inputs)
-        self._rounding: dict[str, str] = {}
+        # A module's place in its list by what it rounds, and by node what that gives.
+        self._of_tensor: dict[str, int] = {}
+        self._of_layer: dict[str, int] = {}
+        self._rounding: dict[str, tuple[str, int]] = {}
         for name, source in observed.items():
             node = self._program.node_of(name)
             if node is None:
                 continue
-            self._rounding[node] = _key(source)
-            if _key(source) not in self.ranges:
-                self.ranges[_key(source)] = LearnedRange(layout.ranges[source])
+            if source not in self._of_tensor:
+                self._of_tensor[source] = len(self.ranges)
+                self.ranges.append(LearnedRange(layout.ranges[source]))
+            self._rounding[node] = ("ranges", self._of_tensor[source])
         for node, layer in self._program.weights.items():
             if layer in layout.layers:
-                self._rounding[node] = _key(layer)
                 weight = network.get_parameter(f"{layer}.weight")
-                self.levels[_key(layer)] = ChannelLevels(weight, layout.weight_levels)
+                self._of_layer[layer] = len(self.levels)
+                self._rounding[node] = ("levels", len(self.levels))
+                self.levels.append(ChannelLevels(weight, layout.weight_levels))
         for place, value in enumerate(self._program.constants.values()):
             self.register_buffer(f"constant{place}", value, persistent=False)
 
     @property
     def learned(self) -> dict[str, Range]:
         """Give the ranges by the tensors' names in the file."""
-        return {_name(key): module.range for key, module in _typed(self.ranges, LearnedRange)}
+        modules = self.learned_ranges()
+        return {name: modules[place].range for name, place in self._of_tensor.items()}
 
     def learned_ranges(self) -> list[LearnedRange]:
         """Give what learns them."""
-        return [module for _, module in _typed(self.ranges, LearnedRange)]
+        return [module for module in self.ranges if isinstance(module, LearnedRange)]
 
     def hardened(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Give levels and steps of each rounded layer, as ``ChannelLevels.hardened`` does."""
-        return {
-            _name(key): module.hardened(self.network.get_parameter(f"{_name(key)}.weight"))
-            for key, module in _typed(self.levels, ChannelLevels)
-        }
+        found = {}
+        for layer, place in self._of_layer.items():
+            module = self.levels[place]
+            assert isinstance(module, ChannelLevels)
+            found[layer] = module.hardened(self.network.get_parameter(f"{layer}.weight"))
+        return found
 
     def forward(self, *inputs: Tensor) -> Any:
         """Give what the network gives, rounded."""
         bound = [self.get_buffer(f"constant{i}") for i in range(len(self._program.constants))]
         constants = dict(zip(self._program.constants, bound, strict=True))
         modules = {
-            node: self.ranges[key] if key in self.ranges else self.levels[key]
-            for node, key in self._rounding.items()
+            node: getattr(self, kind)[place] for node, (kind, place) in self._rounding.items()
         }
         return self._program.run(self.network, inputs, constants, modules)
 
@@ -111,6 +119,7 @@ class _Program:
         self._graph = exported.graph_module
         self._structure = exported.call_spec.out_spec
         self._outputs = len(signature.user_outputs)
+        _take_any_layout(exported.graph_module)
         nodes: dict[str, fx.Node] = {node.name: node for node in exported.graph.nodes}
         self._placeholders = [name for name, node in nodes.items() if node.op == "placeholder"]
         self._tensors: dict[str, str] = {}
@@ -151,7 +160,10 @@ class _Program:
         for name, target in self._tensors.items():
             owner, _, leaf = target.rpartition(".")
             given[name] = getattr(network.get_submodule(owner), leaf)
-        values = _Rounding(self._graph, modules).run(*(given[one] for one in self._placeholders))
+        device = inputs[0].device if inputs else None
+        values = _Rounding(self._graph, modules, device).run(
+            *(given[one] for one in self._placeholders)
+        )
         outputs = list(values)[-self._outputs :] if self._outputs else []
         return pytree.tree_unflatten(outputs, self._structure)
 
@@ -163,22 +175,28 @@ def _weight(node: fx.Node) -> str:
 
 
 class _Rounding(fx.Interpreter):
-    def __init__(self, graph: fx.GraphModule, modules: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self,
+        graph: fx.GraphModule,
+        modules: Mapping[str, nn.Module],
+        device: torch.device | None,
+    ) -> None:
         super().__init__(graph)
-        self._modules = modules
+        self._modules, self._device = modules, device
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         return self._modules[n.name](value) if n.name in self._modules else value
 
-
-def _typed(modules: nn.ModuleDict, kind: type) -> list[tuple[str, Any]]:
-    return [(key, module) for key, module in modules.items() if isinstance(module, kind)]
-
-
-def _key(name: str) -> str:
-    return name.replace(".", "/")
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if kwargs.get("device") is not None:  # that of the trace
+            kwargs = {**kwargs, "device": self._device}
+        return super().call_function(target, args, kwargs)
 
 
-def _name(key: str) -> str:
-    return key.replace("/", ".")
+def _take_any_layout(graph: fx.GraphModule) -> None:
+    """Let views copy where strides ask for it: trainings run channels last, the trace did not."""
+    for node in graph.graph.nodes:
+        if node.target in _VIEWS:
+            node.target = torch.ops.aten.reshape.default
+    graph.recompile()

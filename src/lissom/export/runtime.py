@@ -9,6 +9,7 @@ from typing import Any, Literal
 import onnxruntime
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from lissom.errors import ExportError
 
@@ -118,14 +119,25 @@ class OnnxSession:
 class OnnxNetwork(nn.Module):
     """A session as a module: for whoever evaluates networks. On the CPU, without gradients."""
 
-    def __init__(self, session: OnnxSession) -> None:
-        super().__init__()
-        self._run = session
+    def __init__(self, session: OnnxSession, structure: pytree.TreeSpec) -> None:
+        """Wrap a session.
 
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Give the output, or all of several."""
-        outputs = self._run(*inputs)
-        return outputs[0] if len(outputs) == 1 else outputs
+        Args:
+            session: Of a network's file.
+            structure: What ``structure_of`` gives for the network.
+        """
+        super().__init__()
+        self._run, self._structure = session, structure
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Give the outputs, nested as the network's."""
+        return pytree.tree_unflatten(self._run(*inputs), self._structure)
+
+
+def structure_of(network: nn.Module, inputs: Sequence[Tensor]) -> pytree.TreeSpec:
+    """Say how a network nests its outputs, by running it."""
+    with torch.no_grad():
+        return pytree.tree_structure(network(*inputs))
 
 
 def _example(entry: Any, batch: int) -> Tensor:

@@ -14,15 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from lissom.errors import BudgetError, ExportError, LissomError
+from lissom.errors import BudgetError, ExportError, LissomError, RecipeError
+from lissom.export.int8_check import check_kernels
 from lissom.export.int8_choice import FloatBudget, Harm, choose_float, layer_harms
 from lissom.export.int8_observe import observe
 from lissom.export.int8_operators import with_integer_kernels
 from lissom.export.onnx import onnx_content
 from lissom.export.qdq import Int8Layout, layer_names, tensors_to_observe, write_qdq
 from lissom.export.rounded_network import RoundedNetwork
-from lissom.export.runtime import OnnxNetwork, OnnxSession
+from lissom.export.runtime import OnnxNetwork, OnnxSession, structure_of
 from lissom.extension import ModelView, Proposal
 from lissom.methods.int8_options import AUTO, Int8Options
 from lissom.methods.range_tuning import RangeTuning
@@ -38,6 +40,7 @@ from lissom.quantization.levelled import bits_of
 from lissom.task import first_inputs
 from lissom.train.processes import Processes
 
+_CHECKED = 32  # images on which kernels are compared with what the file says
 _DIGITS = 5  # of a range, in the plan
 
 
@@ -70,6 +73,10 @@ class Int8:
             run: Epochs of a recovery.
         """
         return self.settings.tuning_epochs(run)
+
+    def plan_together(self, view: ModelView, budget: Budget) -> Proposal:
+        """Decide in several processes: all take part also where nothing is trained."""
+        return self.plan(view, budget)
 
     def smallest(self, view: ModelView) -> Cost:
         """Give the network's cost: parameters and MACs stay what they are."""
@@ -115,9 +122,7 @@ class Int8:
     def _calibrated(self, view: ModelView, plain: bytes, harm: Harm) -> _Start:
         """Observe ranges, by the estimator that harms least."""
         content = with_integer_kernels(plain)
-        layers = frozenset(layer_names(content)) - view.ignore
-        if not layers:
-            raise BudgetError("int8: there is no convolution or linear layer to round")
+        layers = _not_ignored(view, layer_names(content))
         seen = observe_histograms(observe(content, tensors_to_observe(content), harm.batches))
         wanted = ESTIMATORS if self.settings.estimator == AUTO else (self.settings.estimator,)
         layouts = {
@@ -137,6 +142,12 @@ class Int8:
             harms = layer_harms(harm, content, layout)
             kept = choose_float(lambda _layers: 0.0, harms, FloatBudget(count))
             layout = replace(layout, layers=layers - kept)
+        if not layout.layers:
+            raise BudgetError(
+                f"int8: with keep_float={count} no convolution or linear layer is left to round; "
+                "keep fewer in float, or ignore fewer"
+            )
+        check_kernels(write_qdq(content, layout), [_few(one) for one in harm.batches[:1]])
         return _Start(content, layout, evidence)
 
     def _trained(self, view: ModelView, rounded: RoundedNetwork) -> Mapping[str, Any]:
@@ -157,7 +168,8 @@ class Int8:
         wish = Wish(view, None, allowed)
 
         def drop(layout: Int8Layout) -> float:
-            return wish.drop(OnnxNetwork(OnnxSession(tuned.file(layout))))
+            session = OnnxSession(tuned.file(layout))
+            return wish.drop(OnnxNetwork(session, structure_of(tuned.network, tuned.inputs)))
 
         layout, harms = tuned.layout, dict[str, float]()
         lost = drop(layout)
@@ -273,10 +285,17 @@ def _judge(view: ModelView, content: bytes, images: int) -> Harm:
         content: The network as ONNX: the original, unless the view knows another.
         images: How many.
     """
-    if view.original is not None and view.original is not view.model:
-        content = _exported(view.original, view.example_inputs)
+    original = view.model if view.original is None else view.original
+    if original is not view.model:
+        content = _exported(original, view.example_inputs)
     inputs = first_inputs(view.task, view.data.calibration, images)
-    return Harm(content, inputs, view.task.distance)
+    structure = structure_of(original, view.example_inputs)
+
+    def distance(outputs: tuple[Tensor, ...], reference: tuple[Tensor, ...]) -> Tensor:
+        nested = (pytree.tree_unflatten(one, structure) for one in (outputs, reference))
+        return view.task.distance(*nested)
+
+    return Harm(content, inputs, distance)
 
 
 def _exported(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
@@ -291,7 +310,29 @@ def _exported(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
 
 def _decision(layout: Int8Layout) -> RoundActivations:
     ranges = ((name, one.low, one.high) for name, one in sorted(layout.ranges.items()))
-    return RoundActivations(tuple(sorted(layout.layers)), tuple(ranges), layout.reduce_range)
+    layers = tuple(sorted(layout.layers))
+    return RoundActivations(layers, tuple(ranges), layout.reduce_range, layout.bits)
+
+
+def _not_ignored(view: ModelView, names: Sequence[str]) -> frozenset[str]:
+    """Give the layers of the file that may compute in int8.
+
+    Raises:
+        RecipeError: An ignored layer is not in the file under its name.
+    """
+    modules = {name.partition("#")[0] for name in names}
+    for name in view.ignore - modules:
+        if isinstance(view.model.get_submodule(name), (nn.Linear, nn.modules.conv._ConvNd)):
+            raise RecipeError(
+                f"ignore: {name} has another name in the ONNX file (a weight that another layer "
+                "has, too, or a product over several axes), so that int8 can't leave it out by "
+                "name; keep it float with keep_float, or leave the stage out"
+            )
+    return frozenset(name for name in names if name.partition("#")[0] not in view.ignore)
+
+
+def _few(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(one[:_CHECKED] if one.ndim else one for one in batch)
 
 
 def _short(found: Range) -> Range:

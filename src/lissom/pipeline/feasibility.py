@@ -184,24 +184,40 @@ def _check_held(methods: Sequence[Method], budget: Budget) -> None:
     for quantity in given:
         if not any(quantity in _held(method) for method in methods):
             raise _not_held(quantity, methods)
+    _check_last(methods)
     if "size" in given and "size" not in _held(methods[-1]):
         last = next(one.name for one in reversed(methods) if "size" in _held(one))
         raise BudgetError(
             f"budget: what comes after {last} changes the values that make the file small; for a "
             f"limit on size put {last} last"
         )
-    for position, method in enumerate(methods, start=1):
-        finishes = getattr(method, "finishes", False)
-        if finishes and position < len(methods):
-            raise BudgetError(
-                f"stages: {method.name} decides how the network of the stages before it is "
-                "written, and what follows would change that network; put it last"
-            )
-        if not _held(method) & given.keys() and not (finishes and position > 1):
+    for method in methods:
+        after_others = _finishes(method) and len(methods) > 1
+        if not _held(method) & given.keys() and not after_others:
             raise BudgetError(
                 f"budget: {budget} limits nothing that {method.name} can be held to; give "
                 f"{_examples(method)}, too, or leave {method.name} out"
             )
+
+
+def _check_last(methods: Sequence[Method]) -> None:
+    """Refuse stages around one that finishes the network."""
+    *before, last = methods
+    for method in before:
+        if _finishes(method):
+            raise BudgetError(
+                f"stages: {method.name} decides how the network of the stages before it is "
+                "written, and what follows would change that network; put it last"
+            )
+        if _finishes(last) and "size" in _held(method):
+            raise BudgetError(
+                f"stages: {last.name} would round the levels that {method.name} has chosen for "
+                "the size of the file; leave one of the two out"
+            )
+
+
+def _finishes(method: Method) -> bool:
+    return getattr(method, "finishes", False)
 
 
 def _not_held(quantity: str, methods: Sequence[Method]) -> BudgetError:

@@ -13,7 +13,7 @@ from lissom.export.int8_check import check_kernels, operators_as_run
 from lissom.export.int8_operators import with_integer_kernels
 from lissom.export.onnx import onnx_content
 from lissom.export.qdq import Int8Layout, layer_names, tensors_needed, write_qdq
-from lissom.export.runtime import OnnxNetwork, OnnxSession
+from lissom.export.runtime import OnnxNetwork, OnnxSession, structure_of
 from lissom.plan.plan import Plan
 from lissom.plan.round_activations import RoundActivations
 from lissom.quantization.activation_ranges import Range
@@ -42,7 +42,7 @@ def planned_layout(plan: Plan) -> Int8Layout | None:
     if not isinstance(last, RoundActivations):
         return None
     ranges = {name: Range(low, high) for name, low, high in last.ranges}
-    return Int8Layout(ranges, frozenset(last.layers), last.reduce_range)
+    return Int8Layout(ranges, frozenset(last.layers), last.reduce_range, last.weight_bits)
 
 
 def planned_file(content: bytes, layout: Int8Layout) -> bytes:
@@ -92,8 +92,8 @@ def int8_file(
     content = planned_file(plain, layout)
     runs, operators = operators_as_run(content, layer_names(plain))
     agreement = check_kernels(content, first_inputs(task, data.held_out, _CHECKED_IMAGES))
-    metric, network = task.metric, OnnxNetwork(OnnxSession(content))
-    value = evaluate(network, watched("evaluate int8", data.test), task, device="cpu")
+    metric, runtime = task.metric, OnnxNetwork(OnnxSession(content), structure_of(network, inputs))
+    value = evaluate(runtime, watched("evaluate int8", data.test), task, device="cpu")
     section = {
         "metric": {
             "name": metric.name,

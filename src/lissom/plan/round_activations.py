@@ -12,6 +12,7 @@ from lissom.errors import PlanError
 from lissom.plan.decision import Decision
 from lissom.plan.fields import Fields
 
+_LEAST_BITS, _MOST_BITS = 2, 8
 _ENTRY = "a name and two finite numbers, low <= 0 <= high"
 
 
@@ -27,12 +28,14 @@ class RoundActivations(Decision):
             operators that became layers there (``pad``).
         ranges: (tensor of the ONNX file, low, high).
         reduce_range: Weights in at most 7 bits, for CPUs without VNNI.
+        weight_bits: Of weights that do not lie on a grid of levels already, 2 to 8.
     """
 
     kind: ClassVar[str] = "round_activations"
     layers: tuple[str, ...]
     ranges: tuple[tuple[str, float, float], ...]
     reduce_range: bool = False
+    weight_bits: int = 8
 
     def apply(self, model: nn.Module) -> None:
         """Do nothing: the names are those of a file, not of the network."""
@@ -48,6 +51,7 @@ class RoundActivations(Decision):
             "layers": list(self.layers),
             "ranges": [list(entry) for entry in self.ranges],
             "reduce_range": self.reduce_range,
+            "weight_bits": self.weight_bits,
         }
 
     @classmethod
@@ -65,9 +69,12 @@ class RoundActivations(Decision):
             raise PlanError(
                 f"{cls.kind}: field 'reduce_range' must be true or false, got {reduce_range!r:.80}"
             )
+        bits = reader.integer("weight_bits")
+        if not _LEAST_BITS <= bits <= _MOST_BITS:
+            raise PlanError(f"{cls.kind}: field 'weight_bits' must be 2 to 8, got {bits}")
         reader.finish()
         entries = tuple((name, float(low), float(high)) for name, low, high in ranges)
-        return cls(layers, entries, reduce_range)
+        return cls(layers, entries, reduce_range, bits)
 
 
 def _is_range(value: Any) -> bool:

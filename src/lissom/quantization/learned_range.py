@@ -98,9 +98,10 @@ class _Round(torch.autograd.Function):
         gap = result - values  # at most half a step for what lies within the range
         inside = grad * (gap.abs() <= _HALF * step)
         # Of both ends, since s = (high - low) / largest.
-        error = (inside * gap).sum() / (step * ctx.form.largest)
-        beyond = grad.sum() - inside.sum()
+        error = (inside * gap).sum(dtype=torch.float32) / (step * ctx.form.largest)
+        outside = grad - inside
+        beyond = outside.sum(dtype=torch.float32)
         if ctx.form.from_zero:  # what is the other end's is multiplied by 0
             return inside, torch.zeros_like(error), beyond + error, None
-        above = ((grad - inside) * (gap < 0)).sum()
+        above = (outside * (gap < 0)).sum(dtype=torch.float32)
         return inside, beyond - above - error, above + error, None

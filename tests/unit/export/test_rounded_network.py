@@ -15,6 +15,7 @@ from lissom.export.onnx import onnx_content
 from lissom.export.qdq import (
     Int8Layout,
     layer_names,
+    tensors_needed,
     tensors_to_observe,
     weight_constant,
     write_qdq,
@@ -90,7 +91,27 @@ def test_rounded_it_is_what_the_file_says(name: str) -> None:
         assert apart < (0.9 if name == "residual" else 0.25) * lost
     modules = {name for name, _ in model.named_modules()}
     assert network.hardened().keys() == layout.layers & modules
-    assert network.learned.keys() <= layout.ranges.keys()
+    assert network.learned.keys() == tensors_needed(content, layout.layers)
+
+
+def test_it_runs_channels_last_and_with_any_names() -> None:
+    class Awkward(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.values, self.keys = nn.Conv2d(3, 4, 3), nn.Linear(4 * 6 * 6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.flatten(F.relu(self.values(x)), 1)
+            return self.keys(x) + torch.arange(5, device=x.device)
+
+    model, x = seeded(Awkward), images(8, 8)
+    content = float_content(model, 8)
+    ranges = collect_ranges(observe(content, tensors_to_observe(content), [(x,)]))
+    layout = Int8Layout(ranges, frozenset(layer_names(content)))
+    network = RoundedNetwork(model, (x[:1],), content, layout)
+    found = network(x.contiguous(memory_format=torch.channels_last))
+    assert torch.allclose(found, network(x), atol=1e-3)
+    assert network.hardened().keys() == {"values", "keys"}
 
 
 def test_everything_learns_and_the_network_is_trained_in_place() -> None:

@@ -135,6 +135,13 @@ def test_ignored_and_kept_layers_stay_float() -> None:
     assert "stem" in proposal.evidence["float_layers"]
 
 
+def test_an_ignored_layer_that_the_file_calls_otherwise_is_named() -> None:
+    model = seeded(Small)
+    model.tied = nn.Conv2d(16, 16, 1)
+    with pytest.raises(RecipeError, match="ignore: tied has another name in the ONNX file"):
+        Int8(UNTRAINED).plan(view_of(model, 3, 8, 8, ignore=frozenset({"tied"})), FREE)
+
+
 def test_tuning_needs_a_trainer() -> None:
     with pytest.raises(LissomError, match="a preview does not do"):
         Int8().plan(small_view(), FREE)
@@ -142,8 +149,11 @@ def test_tuning_needs_a_trainer() -> None:
 
 def test_a_network_without_layers_is_refused() -> None:
     view = small_view(ignore=frozenset(LAYERS))
-    with pytest.raises(BudgetError, match="no convolution or linear layer to round"):
+    with pytest.raises(BudgetError, match="no convolution or linear layer is left to round"):
         Int8(UNTRAINED).plan(view, FREE)
+    everything = Int8Options(epochs=0, keep_float=5, calibration_images=16)
+    with pytest.raises(BudgetError, match="with keep_float=5 no convolution"):
+        Int8(everything).plan(small_view(), FREE)
 
 
 @pytest.mark.parametrize(

@@ -36,11 +36,15 @@ def layout(content: bytes) -> Int8Layout:
 
 def plan_of(layout: Int8Layout) -> Plan:
     ranges = tuple((name, one.low, one.high) for name, one in layout.ranges.items())
-    return Plan((RoundActivations(tuple(sorted(layout.layers)), ranges, layout.reduce_range),))
+    return Plan(
+        (RoundActivations(tuple(sorted(layout.layers)), ranges, layout.reduce_range, layout.bits),)
+    )
 
 
 def test_a_plan_gives_its_layout_and_the_file(content: bytes, layout: Int8Layout) -> None:
+    few = replace(layout, bits=3, reduce_range=True)
     assert planned_layout(plan_of(layout)) == layout
+    assert planned_layout(plan_of(few)) == few
     assert planned_file(content, layout) == write_qdq(content, layout)
     assert planned_layout(Plan((ChannelSVD("0", 2),))) is None
     assert planned_layout(Plan(())) is None

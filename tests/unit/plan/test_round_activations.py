@@ -9,7 +9,12 @@ from lissom.plan.build import build
 from lissom.plan.plan import Plan, tensor_shapes
 from lissom.plan.round_activations import RoundActivations
 
-FIELDS = {"layers": ["0", "pad"], "ranges": [["x", 0, 1.5], ["relu", -2, 3]], "reduce_range": False}
+FIELDS = {
+    "layers": ["0", "pad"],
+    "ranges": [["x", 0, 1.5], ["relu", -2, 3]],
+    "reduce_range": False,
+    "weight_bits": 4,
+}
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
@@ -34,6 +39,7 @@ def test_it_changes_nothing_and_survives_json(device: str) -> None:
         ({"ranges": [["x", 0, 1], ["y", 0.5, 1]]}, r"ranges\[1\].* low <= 0 <= high"),
         ({"ranges": [["x", 0, float("inf")]]}, r"ranges\[0\]"),
         ({"reduce_range": 1}, "'reduce_range' must be true or false, got 1"),
+        ({"weight_bits": 9}, "'weight_bits' must be 2 to 8, got 9"),
         ({"more": 1}, "unknown field 'more'"),
     ],
 )

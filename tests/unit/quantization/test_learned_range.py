@@ -76,6 +76,16 @@ def test_a_tensor_of_zeros_stays_one_and_harms_nobody() -> None:
     assert torch.isfinite(module.shift.grad).all()
 
 
-def test_half_precision_keeps_its_type() -> None:
-    module = LearnedRange(Range(-1.0, 1.0))
-    assert module(values().bfloat16()).dtype == torch.bfloat16
+@pytest.mark.parametrize("low", [0.0, -8.0])
+def test_half_precision_keeps_its_type_and_the_ends_their_gradient(low: float) -> None:
+    x = values(200_000).abs().bfloat16()
+    grads = []
+    for kind in (torch.bfloat16, torch.float32):
+        module = LearnedRange(Range(low, 20.0))
+        found = module(x.to(kind))
+        assert found.dtype == kind
+        (found.float() * 0.3).sum().backward()
+        assert module.shift.grad is not None
+        grads.append(module.shift.grad)
+    # No value lies beyond: sums of half precision would leave hundreds.
+    assert float((grads[0] - grads[1]).abs().max()) < 5
