@@ -9,39 +9,34 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from lissom.errors import BudgetError, ExportError, LissomError, RecipeError
+from lissom.errors import BudgetError, LissomError, RecipeError
 from lissom.export.int8_check import check_kernels
 from lissom.export.int8_choice import FloatBudget, Harm, choose_float, layer_harms
 from lissom.export.int8_observe import observe
 from lissom.export.int8_operators import with_integer_kernels
-from lissom.export.onnx import onnx_content
 from lissom.export.qdq import Int8Layout, layer_names, tensors_to_observe, write_qdq
 from lissom.export.rounded_network import RoundedNetwork
 from lissom.export.runtime import OnnxNetwork, OnnxSession, structure_of
 from lissom.extension import ModelView, Proposal
 from lissom.methods.int8_options import AUTO, Int8Options
+from lissom.methods.int8_tuned import Start, Tuned, decision_of, exported
 from lissom.methods.range_tuning import RangeTuning
 from lissom.methods.units import check_ignored
 from lissom.methods.wish import Wish
 from lissom.plan.budget import Budget
 from lissom.plan.cost import Cost
 from lissom.plan.plan import Plan
-from lissom.plan.quantize import Quantize
-from lissom.plan.round_activations import RoundActivations
-from lissom.quantization.activation_ranges import ESTIMATORS, Range, observe_histograms
-from lissom.quantization.levelled import bits_of
+from lissom.quantization.activation_ranges import ESTIMATORS, observe_histograms
 from lissom.task import first_inputs
 from lissom.train.processes import Processes
 
 _CHECKED = 32  # images on which kernels are compared with what the file says
-_DIGITS = 5  # of a range, in the plan
 
 
 class Int8:
@@ -94,24 +89,24 @@ class Int8:
             raise LissomError("int8 tunes by training, which a preview does not do")
         processes = Processes.here()
         check_ignored(view.graph, view.ignore)
-        plain = _exported(view.model, view.example_inputs)
+        plain = exported(view.model, view.example_inputs)
         harm = _judge(view, plain, self.settings.calibration_images)
         start = processes.from_first(lambda: self._calibrated(view, plain, harm))
         network = copy.deepcopy(view.model)
         rounded = RoundedNetwork(network, view.example_inputs, start.content, start.layout)
-        found = _Tuned.of(view.model, view, rounded, start.layout)
+        found = Tuned.of(view.model, view, rounded, start.layout)
         evidence, training = dict(start.evidence), None
         if self.trains:
             training = self._trained(view, rounded)
-            tuned, before = _Tuned.of(network, view, rounded, start.layout), found
+            tuned, before = Tuned.of(network, view, rounded, start.layout), found
             harms = processes.from_first(lambda: [harm(one.file()) for one in (before, tuned)])
             evidence |= {"harm_observed": harms[0], "harm_tuned": harms[1]}
-            found = min((harms[1], 0, tuned), (harms[0], 1, before))[2]
+            found = tuned if harms[1] <= harms[0] else before  # NaN is no better
             evidence["kept"] = "tuned" if found is tuned else "as observed"
         names = layer_names(start.content)
         layout, left = processes.from_first(lambda: self._within(view, budget, found, harm, names))
         return Proposal(
-            plan=Plan((*found.decisions(layout), _decision(layout))),
+            plan=Plan((*found.decisions(layout), decision_of(layout))),
             values=found.values(layout),
             predicted=view.graph.cost,
             evidence={**evidence, **left},
@@ -119,7 +114,7 @@ class Int8:
             settled=True,
         )
 
-    def _calibrated(self, view: ModelView, plain: bytes, harm: Harm) -> _Start:
+    def _calibrated(self, view: ModelView, plain: bytes, harm: Harm) -> Start:
         """Observe ranges, by the estimator that harms least."""
         content = with_integer_kernels(plain)
         layers = _not_ignored(view, layer_names(content))
@@ -148,7 +143,7 @@ class Int8:
                 "keep fewer in float, or ignore fewer"
             )
         check_kernels(write_qdq(content, layout), [_few(one) for one in harm.batches[:1]])
-        return _Start(content, layout, evidence)
+        return Start(content, layout, evidence)
 
     def _trained(self, view: ModelView, rounded: RoundedNetwork) -> Mapping[str, Any]:
         assert view.train is not None
@@ -161,7 +156,7 @@ class Int8:
         )
 
     def _within(
-        self, view: ModelView, budget: Budget, tuned: _Tuned, harm: Harm, names: Sequence[str]
+        self, view: ModelView, budget: Budget, tuned: Tuned, harm: Harm, names: Sequence[str]
     ) -> tuple[Int8Layout, dict[str, Any]]:
         """Leave so many layers float as it takes for the budget, and say what is left of it."""
         allowed = math.inf if budget.max_drop is None else budget.max_drop.value
@@ -193,90 +188,6 @@ class Int8:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """Where tuning begins.
-
-    Attributes:
-        content: The float network as ``write_qdq`` takes it.
-        layout: Ranges as observed.
-        evidence: For the report.
-    """
-
-    content: bytes
-    layout: Int8Layout
-    evidence: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Tuned:
-    """A network before or after tuning: its float weights, and what they are rounded to.
-
-    Attributes:
-        network: With float weights.
-        levels: By layer q and s, (C,).
-        layout: Ranges as learned, or as observed.
-        inputs: Of the network.
-        files: What has been exported, by the layers that compute in int8.
-    """
-
-    network: nn.Module
-    levels: Mapping[str, tuple[Tensor, Tensor]]
-    layout: Int8Layout
-    inputs: tuple[Tensor, ...]
-    files: dict[frozenset[str], bytes] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls, network: nn.Module, view: ModelView, rounded: RoundedNetwork, start: Int8Layout
-    ) -> _Tuned:
-        """Take what a rounded network has come to.
-
-        Args:
-            network: With the float weights of now; is kept.
-            view: For the inputs.
-            rounded: The network's.
-            start: What is not learned is as here.
-        """
-        ranges = {**start.ranges, **rounded.learned}
-        short = {name: _short(one) for name, one in ranges.items()}
-        layout = replace(start, ranges=short)
-        return cls(network.eval(), rounded.hardened(), layout, view.example_inputs)
-
-    def values(self, layout: Int8Layout) -> dict[str, Tensor]:
-        """Give the state dict with the weights of the layers in int8 rounded."""
-        state = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        for layer in self._rounded(layout):
-            levels, steps = self.levels[layer]
-            shaped = steps.view(-1, *[1] * (levels.ndim - 1))
-            state[f"{layer}.weight"] = levels.to(torch.float32) * shaped
-        return state
-
-    def decisions(self, layout: Int8Layout) -> list[Quantize]:
-        """Say of each layer in int8 what its levels are."""
-        return [
-            Quantize(layer, bits_of(levels), int(levels.count_nonzero()), channel_scales=True)
-            for layer in self._rounded(layout)
-            for levels in (self.levels[layer][0],)
-        ]
-
-    def content(self, layout: Int8Layout) -> bytes:
-        """Give the network of ``values`` as ``write_qdq`` takes it."""
-        network = copy.deepcopy(self.network)
-        network.load_state_dict(self.values(layout))
-        return with_integer_kernels(_exported(network, self.inputs))
-
-    def file(self, layout: Int8Layout | None = None) -> bytes:
-        """Give the file in int8; with the layout as tuned unless another is given."""
-        layout = layout or self.layout
-        if layout.layers not in self.files:
-            self.files[layout.layers] = write_qdq(self.content(layout), layout)
-        return self.files[layout.layers]
-
-    def _rounded(self, layout: Int8Layout) -> list[str]:
-        return [layer for layer in self.levels if layer in layout.layers]
-
-
 def _judge(view: ModelView, content: bytes, images: int) -> Harm:
     """Measure against the original's outputs on calibration images.
 
@@ -287,7 +198,7 @@ def _judge(view: ModelView, content: bytes, images: int) -> Harm:
     """
     original = view.model if view.original is None else view.original
     if original is not view.model:
-        content = _exported(original, view.example_inputs)
+        content = exported(original, view.example_inputs)
     inputs = first_inputs(view.task, view.data.calibration, images)
     structure = structure_of(original, view.example_inputs)
 
@@ -296,22 +207,6 @@ def _judge(view: ModelView, content: bytes, images: int) -> Harm:
         return view.task.distance(*nested)
 
     return Harm(content, inputs, distance)
-
-
-def _exported(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
-    content, check = onnx_content(network, inputs)
-    if not check.dynamic_batch:
-        raise ExportError(
-            f"int8: the network's ONNX file would take one image at a time ({check.note}), so that "
-            "it can't be tuned; leave the stage out, or let the network take any batch"
-        )
-    return content
-
-
-def _decision(layout: Int8Layout) -> RoundActivations:
-    ranges = ((name, one.low, one.high) for name, one in sorted(layout.ranges.items()))
-    layers = tuple(sorted(layout.layers))
-    return RoundActivations(layers, tuple(ranges), layout.reduce_range, layout.bits)
 
 
 def _not_ignored(view: ModelView, names: Sequence[str]) -> frozenset[str]:
@@ -333,8 +228,3 @@ def _not_ignored(view: ModelView, names: Sequence[str]) -> frozenset[str]:
 
 def _few(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(one[:_CHECKED] if one.ndim else one for one in batch)
-
-
-def _short(found: Range) -> Range:
-    """Round to few digits: a thousandth of a step is of no account."""
-    return Range(float(f"{found.low:.{_DIGITS}g}"), float(f"{found.high:.{_DIGITS}g}"))
