@@ -21,7 +21,7 @@ check: setup
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 slow: setup
 	$(BIN)/pytest -m 'slow or gpu'

@@ -91,6 +91,7 @@ def test_an_export_takes_the_ranges_that_were_learned(
     assert "tried" not in capsys.readouterr().out
 
 
+@pytest.mark.slow  # as AJC's and EDP's trainings, which run each time
 def test_an_interrupted_tuning_continues_to_the_same_network(
     done: tuple[Path, Result], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

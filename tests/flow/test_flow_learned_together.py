@@ -14,7 +14,7 @@ def original() -> nn.Module:
     return flow_learned_together.original()
 
 
-@pytest.mark.parametrize("method", ["edp", "ajc", "int8"])
+@pytest.mark.parametrize("method", ["edp", "ajc", pytest.param("int8", marks=pytest.mark.slow)])
 def test_two_processes_learn_one_network(original: nn.Module, method: str, tmp_path: Path) -> None:
     torch.save(original.state_dict(), tmp_path / "original.pt")
     run_in_two_processes(flow_learned_together.__file__, method, str(tmp_path))
