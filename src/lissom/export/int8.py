@@ -28,7 +28,7 @@ from lissom.export.int8_choice import (
 from lissom.export.int8_observe import observe
 from lissom.export.int8_operators import with_integer_kernels
 from lissom.export.onnx import OnnxCheck, onnx_content
-from lissom.export.qdq import Int8Layout, layer_names, tensors_to_observe, write_qdq
+from lissom.export.qdq import Int8Layout, check_fits, layer_names, tensors_to_observe, write_qdq
 from lissom.export.runtime import OnnxSession
 from lissom.quantization.activation_ranges import ESTIMATORS, observe_histograms
 
@@ -163,6 +163,7 @@ def export_int8(
     harm = Harm(content, data.calibration, data.distance)
     harms, tried = dict[str, float](), dict[str, float]()
     if layout is not None:
+        check_fits(base, layout)
         prepared = _Prepared(base, layout, "as planned")
     else:
         prepared, tried = _prepare(base, harm, data.calibration, settings)

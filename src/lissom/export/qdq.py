@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto, helper
 
+from lissom.errors import ExportError
 from lissom.export.graph import Array, OnnxGraph, attribute
 from lissom.export.int8_places import (
     Place,
@@ -65,6 +66,26 @@ def tensors_needed(content: bytes, layers: Collection[str]) -> set[str]:
     """Name the tensors whose ranges a layout of these layers reads."""
     graph = OnnxGraph(content)
     return set(rounded_tensors(chosen_places(graph, find_places(graph), layers)).values())
+
+
+def check_fits(content: bytes, layout: Int8Layout) -> None:
+    """Refuse a layout that was made for another file.
+
+    Args:
+        content: A network as ``write_qdq`` takes it.
+        layout: From a plan.
+
+    Raises:
+        ExportError: It names layers that the file has not got, or lacks the range of a tensor.
+    """
+    absent = sorted(layout.layers - set(layer_names(content)))
+    absent += sorted(tensors_needed(content, layout.layers) - layout.ranges.keys())
+    if absent:
+        raise ExportError(
+            f"the plan's int8 layout does not fit the network's ONNX file, which differs in "
+            f"{', '.join(absent[:3])}: this version of torch exports it otherwise; calibrate anew "
+            "with lissom export --to onnx-int8 --data NAME"
+        )
 
 
 def layer_names(content: bytes) -> list[str]:

@@ -109,7 +109,11 @@ class Int8:
             plan=Plan((*found.decisions(layout), decision_of(layout))),
             values=found.values(layout),
             predicted=view.graph.cost,
-            evidence={**evidence, **left},
+            evidence={
+                **evidence,
+                **left,
+                "not_tuned": sorted(layout.layers - found.levels.keys()),
+            },
             training=training,
             settled=True,
         )

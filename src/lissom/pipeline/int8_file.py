@@ -8,11 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lissom.errors import ExportError
 from lissom.export.int8_check import check_kernels, operators_as_run
 from lissom.export.int8_operators import with_integer_kernels
 from lissom.export.onnx import onnx_content
-from lissom.export.qdq import Int8Layout, layer_names, tensors_needed, write_qdq
+from lissom.export.qdq import Int8Layout, check_fits, layer_names, write_qdq
 from lissom.export.runtime import OnnxNetwork, OnnxSession, structure_of
 from lissom.plan.plan import Plan
 from lissom.plan.round_activations import RoundActivations
@@ -55,14 +54,7 @@ def planned_file(content: bytes, layout: Int8Layout) -> bytes:
     Raises:
         ExportError: The plan names tensors or layers that the network's file has not got.
     """
-    absent = sorted(layout.layers - set(layer_names(content)))
-    absent += sorted(tensors_needed(content, layout.layers) - layout.ranges.keys())
-    if absent:
-        raise ExportError(
-            f"the plan's int8 layout does not fit the network's ONNX file, which differs in "
-            f"{', '.join(absent[:3])}: this version of torch exports it otherwise; calibrate anew "
-            "with lissom export --to onnx-int8 --data NAME"
-        )
+    check_fits(content, layout)
     return write_qdq(content, layout)
 
 

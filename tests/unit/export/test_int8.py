@@ -66,6 +66,15 @@ def test_says_what_runs_as_what_and_how_close_it_is(exported: tuple[Path, Int8Ch
     assert 0 < check.harm < 1e-3
 
 
+def test_a_layout_of_another_file_is_refused(tmp_path: Path) -> None:
+    layout = Int8Layout({}, frozenset(["0"]))
+    with pytest.raises(ExportError, match="does not fit the network's ONNX file, which differs in"):
+        export_int8(
+            plain(), (images(1),), tmp_path / "m.onnx", sample_data(), Int8Settings(), layout
+        )
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_least_harmful_preparation_is_taken(exported: tuple[Path, Int8Check]) -> None:
     tried = exported[1].tried
     assert {"min_max", "percentile", "mse"} <= tried.keys()

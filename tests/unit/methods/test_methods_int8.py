@@ -58,6 +58,7 @@ def test_without_training_weights_are_rounded_and_ranges_observed() -> None:
         assert bool((gap <= weight.flatten(1).abs().amax(1) / 254).all())
     assert proposal.training is None
     assert proposal.settled
+    assert proposal.evidence["not_tuned"] == []
     assert proposal.evidence["harm"] < 1e-2
     tried = proposal.evidence["harm_by_estimator"]
     assert tried[proposal.evidence["estimator"]] == min(tried.values())
