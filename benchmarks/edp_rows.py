@@ -40,6 +40,7 @@ _SLOW_RAMP = (
 _ABLATIONS = {
     "as-built": (),
     "channel-split": ("stages.0.split=channel",),
+    "spatial-ramp": ("stages.0.ramp_end=0.3", "stages.0.cut_at=0.35"),
     "columns-only": ("stages.0.learn=[columns]",),
     "rows-only": ("stages.0.learn=[rows]",),
     "never-merged": ("stages.0.merge=never",),

@@ -30,6 +30,7 @@ from lissom.measure.latency import Conditions, onnx_latency
 from lissom.measure.memory import peak_activation_bytes
 from lissom.pipeline.recipe_run import data_of, network_of
 from lissom.recipe.recipe import Recipe
+from lissom.relaxation.support import within
 from lissom.report.provenance import gather_provenance
 from lissom.sensitivity.statistics import loss_gradients
 from lissom.task import Classification, Data
@@ -87,7 +88,7 @@ class Contest:
     inputs: tuple[Tensor, ...]
     data: Data
     settings: TrainSettings
-    most_macs: int
+    limits: Mapping[str, int]
     folder: Path
 
     def score(self, model: nn.Module) -> float:
@@ -96,7 +97,7 @@ class Contest:
 
     def checkpoint(self, what: Any) -> Checkpoint:
         """Give where a training continues."""
-        return Checkpoint(self.folder, json.dumps({"rival": what, "most_macs": self.most_macs}))
+        return Checkpoint(self.folder, json.dumps({"rival": what, "limits": dict(self.limits)}))
 
 
 def train_rival(recipe: Recipe, name: str, folder: Path) -> dict[str, Any]:
@@ -115,16 +116,16 @@ def train_rival(recipe: Recipe, name: str, folder: Path) -> dict[str, Any]:
     model = network_of(recipe.model)[0].eval()
     inputs = loaded.example_inputs
     cost = capture(model, inputs).cost
-    most_macs = recipe.limits.limits(cost)["macs"]
-    contest = Contest(model, inputs, loaded.data, settings, most_macs, folder)
+    limits = recipe.limits.limits(cost)
+    contest = Contest(model, inputs, loaded.data, settings, limits, folder)
     by = _by_ranking if variant.sparse == "no" else _by_sparse_training
     network, history, facts = by(contest, variant)
     # The rest is of this call alone; a resumed training was longer than that.
     training = sum(record.seconds for record in history.epochs)
     seconds = {"training": training, "this call": time.perf_counter() - start}
     graph = capture(network, inputs)
-    if graph.cost.macs > most_macs:
-        raise BudgetError(f"{name}: {graph.cost.macs:,} MACs, expected at most {most_macs:,}")
+    if not within(graph.cost, limits):
+        raise BudgetError(f"{name}: {graph.cost}, expected at most {dict(limits)}")
     figures = _measured({"original": model, "compressed": network}, contest)
     figures["original"] |= {"params": cost.params, "macs": cost.macs}
     figures["compressed"] |= {"params": graph.cost.params, "macs": graph.cost.macs}
@@ -146,7 +147,7 @@ def _by_ranking(contest: Contest, variant: Variant) -> tuple[nn.Module, History,
     if variant.ranking == "taylor":
         data = contest.data.calibration
         gradients = loss_gradients(network, data, Classification(), _GRADIENT_IMAGES)
-    dead = choose(network, contest.inputs, contest.most_macs, variant.ranking, gradients)
+    dead = choose(network, contest.inputs, contest.limits, variant.ranking, gradients)
     remove(network, pruner_of(network, contest.inputs, "magnitude").DG, dead)
     facts = _facts((contest.score(contest.model), contest.score(network)), dead)
     history = recover(
@@ -168,7 +169,7 @@ def _by_sparse_training(
     if variant.sparse == "matched":
         strength *= PUBLISHED_RATES / summed_rates(settings, len(contest.data.train))  # type: ignore[arg-type]
     pressure = Pressure(strength, settings.weight_decay)
-    companion = GroupNorm(network, contest.inputs, pressure, contest.most_macs, contest.score)
+    companion = GroupNorm(network, contest.inputs, pressure, contest.limits, contest.score)
     task, teacher = Classification(), contest.model
     history = train(
         network,

@@ -22,7 +22,12 @@ from lissom.errors import BudgetError
 from lissom.extension import StepState
 from lissom.graph.observe import layer_specs, observe
 from lissom.graph.trace import at_batch
+from lissom.plan.cost import Cost
+from lissom.relaxation.support import within
 from lissom.train.schedule import split_by_decay
+
+Limits = Mapping[str, int]
+"""The most ``macs`` and ``params`` that may be left."""
 
 Dead = Mapping[str, Sequence[int]]
 """By convolution the output channels that are pruned."""
@@ -72,12 +77,12 @@ class GroupNorm:
         model: nn.Module,
         inputs: tuple[Tensor, ...],
         pressure: Pressure,
-        most_macs: int,
+        limits: Limits,
         score: Callable[[nn.Module], float],
     ) -> None:
         self.dead: dict[str, list[int]] = {}
         self.accuracies: tuple[float, ...] = ()
-        self._model, self._inputs, self._most_macs = model, inputs, most_macs
+        self._model, self._inputs, self._limits = model, inputs, limits
         self._pressure, self._score = pressure, score
         self._zeros: list[tuple[Tensor, int, Tensor]] = []
         self._decayed = {id(parameter) for parameter in split_by_decay(model)[0]}
@@ -116,7 +121,7 @@ class GroupNorm:
         if step.progress < CUT_AT:
             return False
         before = self._score(self._model)
-        self.dead = choose(self._model, self._inputs, self._most_macs, "sparse")
+        self.dead = choose(self._model, self._inputs, self._limits, "sparse")
         self._silence()
         self.accuracies = (before, self._score(self._model))
         return True
@@ -188,7 +193,7 @@ def pruner_of(model: nn.Module, inputs: tuple[Tensor, ...], ranking: str, **opti
 def choose(
     model: nn.Module,
     inputs: tuple[Tensor, ...],
-    most_macs: int,
+    limits: Limits,
     ranking: str,
     gradients: Mapping[str, Tensor] | None = None,
 ) -> dict[str, list[int]]:
@@ -197,7 +202,7 @@ def choose(
     Args:
         model: Left as it is.
         inputs: Of batch 1.
-        most_macs: The budget.
+        limits: The most ``macs`` and ``params`` that may be left.
         ranking: One of ``RANKINGS``.
         gradients: Of the loss, by parameter, for ``taylor``.
     """
@@ -205,9 +210,9 @@ def choose(
     for name, gradient in (gradients or {}).items():
         network.get_parameter(name).grad = gradient.cpu().clone()
     pruner = pruner_of(network, inputs, ranking)
-    while macs_of(network, inputs) > most_macs:
+    while not within(cost_of(network, inputs), limits):
         if pruner.current_step == _STEPS:
-            raise BudgetError(f"Torch-Pruning can't reach {most_macs:,} MACs in the inner channels")
+            raise BudgetError(f"Torch-Pruning can't reach {dict(limits)} in the inner channels")
         pruner.step()
     return original_numbers(pruner.pruning_history())
 
@@ -228,11 +233,11 @@ def original_numbers(history: Iterable[Sequence[Any]]) -> dict[str, list[int]]:
     return {name: sorted(numbers) for name, numbers in dead.items()}
 
 
-def macs_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+def cost_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> Cost:
     """Count as ``capture`` does, without looking for what could be cut."""
     batch = at_batch(inputs, 2)
     layers = layer_specs(model, observe(model, batch).sightings, None, 2)
-    return sum(layer.cost.macs for layer in layers)
+    return sum((layer.cost for layer in layers), Cost())
 
 
 def zeros_of(model: nn.Module, graph: Any, dead: Dead) -> list[tuple[Tensor, int, Tensor]]:

@@ -73,7 +73,15 @@ class Plain(nn.Module):
         return self.head(F.relu(self.wide(x.flatten(1))))
 
 
-NETWORKS = (Residual, Mobile, Plain)
+class TwoNames(Residual):
+    """A network whose layers are registered a second time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([self.a, self.b, self.head])
+
+
+NETWORKS = (Residual, Mobile, Plain, TwoNames)
 SHAPE = (3, 8, 8)
 
 

@@ -12,6 +12,8 @@ model.lsm        plan and values again, packed: small, and enough for ``load``
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from lissom.models.catalog import build_model
 from lissom.packed.network import packed_network, stored_state
 from lissom.packed.reader import PackedReader
 from lissom.packed.writer import PackedFile
-from lissom.plan.build import apply_values, build
+from lissom.plan.build import apply_values, build, check_values
 from lissom.plan.plan import Plan, tensor_shapes
 from lissom.report.report import Report
 
@@ -106,9 +108,15 @@ def load(path: Path | str, *, model: nn.Module | None = None) -> nn.Module:
         PackedFileError: The packed file is damaged.
     """
     folder = Path(path)
-    plan, values = _read_packed(folder) if folder.is_file() else _read_folder(folder)
-    with torch.random.fork_rng(devices=[]):
-        network = build(model, plan) if model is not None else _built(plan, folder)
+    if folder.is_file():
+        with _opened(folder) as reader:
+            network = _network(Plan.from_json(reader.plan), folder, model)
+            # What the file claims to hold may be far more than it is: nothing is read before.
+            check_values(network, reader.promised())
+            values = reader.tensors()
+    else:
+        plan, values = _read_folder(folder)
+        network = _network(plan, folder, model)
     apply_values(network, values)
     return network.cpu().eval()
 
@@ -142,7 +150,8 @@ def unpack_file(path: Path, folder: Path) -> dict[str, int]:
         PlanError: Its plan is of another version.
         LissomError: ``folder`` can't be written to.
     """
-    plan, values = _read_packed(path)
+    with _opened(path) as reader:
+        plan, values = Plan.from_json(reader.plan), reader.tensors()
     if plan.source is not None:
         with torch.random.fork_rng(devices=[]):
             plan = replace(plan, tensors=tensor_shapes(build_original(plan, path)))
@@ -216,22 +225,38 @@ def _built(plan: Plan, folder: Path) -> nn.Module:
         with torch.device("meta"):
             network = build(build_original(plan, folder), plan)
     except (RuntimeError, NotImplementedError):  # the constructor computes with values
-        return build(build_original(plan, folder), plan)
+        return _built_with_values(plan, folder)
     stored = {id(value) for value in network.state_dict(keep_vars=True).values()}
     if all(id(buffer) in stored for buffer in network.buffers()):
         return network
-    return build(build_original(plan, folder), plan)  # a buffer that no weights file holds
+    return _built_with_values(plan, folder)  # a buffer that no weights file holds
+
+
+def _built_with_values(plan: Plan, folder: Path) -> nn.Module:
+    try:
+        return build(build_original(plan, folder), plan)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise PlanError(
+            f"{folder}: the network that its plan starts from can't be built "
+            f"({type(error).__name__}: {error}); copy the files again from where they were made"
+        ) from error
 
 
 def _read_folder(folder: Path) -> tuple[Plan, dict[str, Tensor]]:
     return load_plan(folder), _read_weights(folder / WEIGHTS)
 
 
-def _read_packed(path: Path) -> tuple[Plan, dict[str, Tensor]]:
+def _network(plan: Plan, folder: Path, model: nn.Module | None) -> nn.Module:
+    """Build the network that values belong to."""
+    with torch.random.fork_rng(devices=[]):
+        return build(model, plan) if model is not None else _built(plan, folder)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[PackedReader]:
     try:
         with path.open("rb") as file:
-            reader = PackedReader(file, str(path))
-            return Plan.from_json(reader.plan), reader.tensors()
+            yield PackedReader(file, str(path))
     except OSError as error:
         raise PackedFileError(
             f"{path}: can't be read ({error.strerror or error}); expected a file that lissom pack "

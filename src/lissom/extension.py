@@ -138,15 +138,18 @@ class Clock(Protocol):
             MeasureError: The machine is too busy to tell.
         """
 
-    def milliseconds(self, networks: Mapping[str, nn.Module]) -> Mapping[str, float]:
-        """Give the median time of whole networks, run in turn.
+    def milliseconds(self, network: nn.Module, original: nn.Module) -> tuple[float, float]:
+        """Give the median time of a network as it will run, and of the original as it is.
+
+        Both run in turn. Where the run ends in int8, the network is timed in int8, the original in
+        float32.
 
         Raises:
             ExportError: The runtime can't run one.
         """
 
     def ratio(self, network: nn.Module, reference: nn.Module) -> TimeRatio:
-        """Give what a network takes, as a share of what another takes.
+        """Give what a network takes, as a share of what another takes; both as they will run.
 
         Raises:
             ExportError: The runtime can't run one.
@@ -215,6 +218,8 @@ class Proposal:
         training: History of the training that the method did itself, or None. Recovery then only
             recalibrates.
         settled: Whether every value is as it must stay: neither recovery nor recalibration follows.
+        above: Why the network is above the budget, for a method that aims at none; "" where it is
+            within.
     """
 
     plan: Plan
@@ -227,6 +232,7 @@ class Proposal:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] | None = None
     settled: bool = False
+    above: str = ""
 
 
 class Method(Protocol):
@@ -239,6 +245,10 @@ class Method(Protocol):
             a method has none.
         finishes: Optional, True for a method that decides how the network of those before it is
             written: it comes last, and needs no limit of its own after them.
+        in_int8: Optional, True for a method after which the network runs in int8: those before it
+            are then timed in int8.
+        from_scratch: Optional, True for a method that starts without trained weights: there is then
+            nothing to distil from unless a teacher is given.
         epochs: Optional, takes the run's epochs and gives those of this method's training, where
             it does with fewer.
     """

@@ -51,7 +51,8 @@ def original() -> nn.Module:
 def method_of(name: str) -> Method:
     """Give a method with settings for a short training."""
     if name == "edp":
-        return Edp(EdpSettings(rate_factor=1))
+        ramp = {"split": "channel", "ramp_end": 0.3, "cut_at": 0.3, "steer_every": 5}
+        return Edp(EdpSettings(rate_factor=1, **ramp))
     if name == "int8":
         return Int8(Int8Options(calibration_images=128, estimator="mse"))
     return Ajc(AjcSettings(statistics_images=128, weighings=3, steer_every=5, rate_factor=1))

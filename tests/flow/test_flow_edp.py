@@ -85,7 +85,8 @@ def quickly(model: nn.Module, budget: str = "macs=0.6", **changes: Any) -> lisso
     recover = lissom.TrainSettings(
         epochs=1, learning_rate=0.02, recalibration_images=64, device="cpu", warmup_steps=1
     )
-    edp = EdpSettings(statistics_images=64, **changes)
+    measured = "mode" not in changes and changes.get("learn") != ("rows",)
+    edp = EdpSettings(**changes, **({"statistics_images": 64} if measured else {}))
     return lissom.compress(
         model,
         (torch.zeros(1, 1, 8, 8),),
@@ -123,6 +124,34 @@ def test_every_choice_meets_the_budget(trained, changes) -> None:
 def test_the_faithful_mode_meets_a_budget_if_its_multipliers_are_large(trained) -> None:
     report = quickly(trained, mode="faithful", lam_rank=20.0, lam_channel=10.0).report
     assert report.compressed.macs <= 0.6 * report.original.macs
+
+
+def test_from_scratch_the_labels_teach() -> None:
+    torch.manual_seed(0)
+    recover = lissom.TrainSettings(
+        epochs=4, learning_rate=0.1, device="cpu", warmup_steps=10, ema=0.9, precision="32"
+    )
+    settings = EdpSettings(start="scratch", ramp_end=0.5, cut_at=0.6, steer_every=5)
+    data = load_data("digits").data
+    result = lissom.compress(
+        build_model("lissom:digits_resnet"),
+        (torch.zeros(1, 1, 8, 8),),
+        data=data,
+        method=Edp(settings),
+        budget="macs=0.6",
+        settings=lissom.Settings(
+            recover=recover, latency=Conditions(runs=3, warmup=1), allow_slower=True
+        ),
+    )
+    assert result.report.compressed.accuracy > 0.8
+    assert result.report.settings["recover"]["distillation"] == 0
+
+
+def test_what_the_faithful_mode_came_to_is_delivered_above_the_budget(trained) -> None:
+    report = quickly(trained, mode="faithful", lam_rank=0.0, lam_channel=0.0).report
+    (row,) = report.budget
+    assert not row.met
+    assert any("above the budget" in w and "raise the multipliers" in w for w in report.warnings)
 
 
 def test_a_budget_out_of_reach_is_refused_before_any_training(trained, monkeypatch) -> None:

@@ -83,11 +83,14 @@ def compress(
     ] = None,
     ignore: Annotated[
         list[str] | None,
-        typer.Option(help="Layer that stays as it is (may be repeated).", metavar="LAYER"),
+        typer.Option(
+            help="Layer whose output channels and rank stay (may be repeated).", metavar="LAYER"
+        ),
     ] = None,
     round_to: Annotated[
         str | None, typer.Option(help="Alignment of channels and ranks: auto or a number.")
     ] = None,
+    runtime: options.Runtime = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads of the runtime when latency is measured.", min=1)
     ] = None,
@@ -146,6 +149,7 @@ def compress(
         "teacher": teacher,
         "ignore": ignore or None,
         "round_to": round_to,
+        "latency.runtime": runtime,
         "latency.threads": threads,
         "latency.batch": batch,
         "allow_slower": allow_slower or None,

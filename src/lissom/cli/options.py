@@ -26,4 +26,11 @@ Input = Annotated[
     ),
 ]
 Batch = Annotated[int, typer.Option(help="Samples per call.", min=1)]
+Runtime = Annotated[
+    str | None,
+    typer.Option(
+        help="What latency is measured in: onnxruntime, openvino, torch or torch-compiled.",
+        metavar="R",
+    ),
+]
 Threads = Annotated[int, typer.Option(help="Threads of the runtime.", min=1)]

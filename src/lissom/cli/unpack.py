@@ -27,6 +27,12 @@ def unpack(
     if to.suffix == ".onnx":
         _to_onnx(file, to, input_shape, model)
         return
+    for option, given in (("--input", input_shape), ("--model", model)):
+        if given is not None:
+            raise RecipeError(
+                f"{option}: has no effect where {to} becomes a folder; drop it, or give a name "
+                "that ends in .onnx"
+            )
     from lissom.artifacts import unpack_file
 
     for name, size in unpack_file(file, to).items():

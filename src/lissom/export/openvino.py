@@ -98,17 +98,48 @@ def openvino_call(path: Path, *, threads: int = 1) -> Callable[..., tuple[Tensor
     Raises:
         ExportError: OpenVINO is not installed.
     """
-    compiled = (
-        _openvino()
-        .Core()
-        .compile_model(path, "CPU", {**_CONFIGURATION, "INFERENCE_NUM_THREADS": threads})
-    )
+    compiled = _compiled(path, threads)
 
     def call(*inputs: Tensor) -> tuple[Tensor, ...]:
         outputs = compiled([tensor.detach().numpy() for tensor in inputs])
         return tuple(torch.from_numpy(outputs[port]) for port in compiled.outputs)
 
     return call
+
+
+def openvino_request(network: bytes | Path, *, threads: int = 1, profile: bool = False) -> Any:
+    """Compile a network for the CPU and give a request that can be run again and again.
+
+    Args:
+        network: Content of an ONNX file, or the path of one or of an .xml file.
+        threads: Of the runtime.
+        profile: Whether ``profiling_info`` is filled.
+
+    Raises:
+        ExportError: OpenVINO is not installed, or can't express the network.
+    """
+    try:
+        read = _openvino().Core().read_model(network)
+        return _compiled(read, threads, PERF_COUNT=profile).create_infer_request()
+    except RuntimeError as error:
+        raise ExportError(
+            f"OpenVINO {openvino_version()} can't run this network "
+            f"({str(error).strip().splitlines()[0][:300]}); take another runtime"
+        ) from error
+
+
+def openvino_version() -> str:
+    """Give the version that is installed.
+
+    Raises:
+        ExportError: None is.
+    """
+    return str(_openvino().__version__).partition("-")[0]
+
+
+def _compiled(network: Any, threads: int, **more: bool) -> Any:
+    configuration = {**_CONFIGURATION, "INFERENCE_NUM_THREADS": threads, **more}
+    return _openvino().Core().compile_model(network, "CPU", configuration)
 
 
 def _weights(xml: Path) -> bytes:
@@ -120,6 +151,6 @@ def _openvino() -> Any:
         return import_module("openvino")
     except ImportError:
         raise ExportError(
-            "OpenVINO is not installed: pip install 'lissom[openvino]', or use --to onnx, which "
-            "OpenVINO reads, too"
+            "OpenVINO is not installed: pip install 'lissom[openvino]', or take another --runtime; "
+            "for a file --to onnx, which OpenVINO reads, too"
         ) from None

@@ -33,6 +33,10 @@ _KINDS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
 _MACS_OF = ("conv", "linear")
 
 
+# Whoever measures layers reads their input at its place.
+_BY_PLACE = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
+
+
 @dataclass(slots=True)
 class Sighting:
     """What a hook saw of one module: shapes at the first call, and the number of calls."""
@@ -72,17 +76,20 @@ def observe(model: nn.Module, inputs: tuple[Tensor, ...]) -> Observation:
         inputs: A batch of two or more.
 
     Raises:
-        ModelError: The network does not run on the inputs.
+        ModelError: The network does not run on the inputs, or hands a layer its input by name.
     """
     sightings: dict[str, Sighting] = {}
     handles = []
     for name, module in model.named_modules():
         if any(True for _ in module.parameters(recurse=False)):
-            handles.append(module.register_forward_pre_hook(_before(sightings, name)))
+            before = _before(sightings, name)
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(module.register_forward_hook(_after(sightings, name)))
     try:
         with torch.no_grad(), undisturbed():
             outputs = model(*inputs)
+    except ModelError:
+        raise
     except Exception as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise ModelError(
@@ -96,8 +103,13 @@ def observe(model: nn.Module, inputs: tuple[Tensor, ...]) -> Observation:
 
 
 def _before(sightings: dict[str, Sighting], name: str) -> Callable[..., None]:
-    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        del module
+    def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if not inputs and named and isinstance(module, _BY_PLACE):
+            first = next(iter(named))
+            raise ModelError(
+                f"{name}: the network hands it {first} by name; call it by place: "
+                f"self.{name}({first}) instead of self.{name}({first}={first})"
+            )
         seen = sightings.setdefault(name, Sighting())
         if not seen.calls:
             seen.input_shape = _first_shape(inputs)

@@ -6,15 +6,16 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, TypeVar
 
 from torch import Tensor
 
-from lissom.export.runtime import RUNTIME, OnnxSession
 from lissom.extension import TimeRatio
+from lissom.measure.onnx_runtime import OnnxRuntime
+from lissom.measure.runtime import Runnable
+from lissom.measure.runtimes import RUNTIMES, runtime_called
 
 K = TypeVar("K")
 
@@ -28,19 +29,21 @@ class Conditions:
         threads: Threads of the runtime.
         runs: Timed calls per network.
         warmup: Calls per network before the first timed one.
-        runtime: Name and version of what runs the network.
+        runtime: Name of what runs the network, as ``--runtime`` has it.
     """
 
     batch: int = 1
     threads: int = 1
     runs: int = 50
     warmup: int = 10
-    runtime: str = RUNTIME
+    runtime: str = "onnxruntime"
 
     def __post_init__(self) -> None:
         for name, least in (("batch", 1), ("threads", 1), ("runs", 2), ("warmup", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.runtime not in RUNTIMES:
+            raise ValueError(f"runtime={self.runtime!r}: expected {', '.join(RUNTIMES)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +63,14 @@ class Latency:
     conditions: Conditions
 
     def to_dict(self) -> dict[str, Any]:
-        """Give figures and conditions in one flat dict."""
+        """Give figures and conditions in one flat dict; the runtime with its version."""
         figures = {
             "median_ms": self.median_ms,
             "quartile_low_ms": self.quartile_low_ms,
             "quartile_high_ms": self.quartile_high_ms,
         }
-        return figures | asdict(self.conditions)
+        label = runtime_called(self.conditions.runtime).label
+        return {**figures, **asdict(self.conditions), "runtime": label}
 
 
 def compare_latency(
@@ -130,29 +134,12 @@ def onnx_latency(
     Raises:
         ExportError: A file can't be loaded, or takes other inputs.
     """
-    times = onnx_times(files, inputs, conditions)
-    return {name: latency_of(values, conditions) for name, values in times.items()}
-
-
-def onnx_times(
-    files: Mapping[K, Path], inputs: Sequence[Tensor], conditions: Conditions
-) -> dict[K, list[float]]:
-    """Give the single times behind ``onnx_latency``, in milliseconds.
-
-    Args:
-        files: ONNX files by name; all take the same inputs.
-        inputs: The inputs with ``conditions.batch`` samples.
-        conditions: Threads, runs, warm-up.
-
-    Raises:
-        ExportError: A file can't be loaded, or takes other inputs.
-    """
-    calls: dict[K, Callable[[], object]] = {}
-    for name, path in files.items():
-        session = OnnxSession(path, threads=conditions.threads)
-        session(*inputs)
-        calls[name] = partial(session.run_arrays, session.feed(inputs))
-    return times_in_turn(calls, conditions)
+    runtime = OnnxRuntime()
+    calls = {
+        name: runtime.call(Runnable(file=path), inputs, conditions.threads)
+        for name, path in files.items()
+    }
+    return compare_latency(calls, conditions)
 
 
 def latency_of(times: Sequence[float], conditions: Conditions) -> Latency:

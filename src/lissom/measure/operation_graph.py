@@ -1,10 +1,8 @@
-"""Small ONNX graphs to time operations in, and what the runtime's profile says of them."""
+"""Small ONNX graphs to time operations in."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -13,13 +11,19 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lissom.measure.operation import Operation
 
-_NODE = re.compile(r"[yz](\d+)(?:_nchwc)?_kernel_time$")
-
 Feed = dict[str, NDArray[np.float32]]
 
 
 def operation_graph(operations: Sequence[Operation], batch: int) -> tuple[bytes, Feed]:
-    """Build a graph in which every operation has a random weight, a bias and a ReLU."""
+    """Build a graph in which operation n is called y<n> and has a random weight, a bias, a ReLU.
+
+    Args:
+        operations: All of them read their input from outside.
+        batch: Samples.
+
+    Returns:
+        The file, and its inputs: one per shape.
+    """
     random = np.random.default_rng(0)
     nodes, weights, outputs = [], [], []
     feed: Feed = {}
@@ -75,19 +79,3 @@ def chain(length: int) -> bytes:
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", f"x{length}")
     )
     return _model(helper.make_graph(nodes, "chain", [given], [taken]))
-
-
-def durations(events: Sequence[Mapping[str, Any]]) -> dict[int, list[float]]:
-    """Collect the times per place: the runtime names a fused node after its first or last output.
-
-    Nodes called y3, z3, z3_nchwc or "fused y3" belong to operation 3; a ReLU that was not fused
-    runs beside others in the network, too, and is not counted.
-    """
-    found: dict[int, list[float]] = {}
-    for event in events:
-        node = _NODE.search(str(event["name"]))
-        if event.get("cat") != "Node" or node is None:
-            continue
-        if event["args"]["op_name"] not in ("Relu", "ReorderInput", "ReorderOutput"):
-            found.setdefault(int(node[1]), []).append(float(event["dur"]))
-    return found

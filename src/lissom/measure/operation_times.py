@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import sqlite3
-import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -14,23 +11,18 @@ from math import prod
 from pathlib import Path
 from statistics import quantiles
 
-import numpy as np
-import onnxruntime
-
 from lissom.errors import MeasureError
-from lissom.export.runtime import RUNTIME
+from lissom.measure.onnx_runtime import OnnxRuntime
 from lissom.measure.operation import Operation
-from lissom.measure.operation_graph import Feed, chain, durations, operation_graph
+from lissom.measure.runtime import Runtime
 from lissom.train.machine import processor_name
 
-_RUNS = 12  # per round
 _ROUNDS = 6
 _DISPATCH = "dispatch"
 _SPREAD = 0.15  # of the fastest run; a round that is within it needs no other
 _TOO_NOISY = 1.0
 _WEIGHTS = 24_000_000  # values in one graph
 _AT_ONCE = 32
-_CHAIN = 200  # operations that do nothing, to time what the runtime needs to start one
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +41,33 @@ class OperationTime:
 class OperationTimes:
     """Times of operations on one thread count and batch size, measured when first asked for.
 
-    Operations stand in a graph of their own and are timed by ONNX Runtime's profile, which tells
-    the kernel's time alone: conversions between memory layouts at the edges of the graph, which
-    the network around a layer does without, are not counted.
+    What the runtime counts is the operation alone: conversions between memory layouts or numbers,
+    which the network around a layer does without, are left out as far as the runtime tells.
+
+    Attributes:
+        measured: How many have been, rather than read.
     """
 
-    def __init__(self, threads: int = 1, batch: int = 1, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        threads: int = 1,
+        batch: int = 1,
+        folder: Path | None = None,
+        runtime: Runtime | None = None,
+    ) -> None:
         """Measure nothing yet.
 
         Args:
             threads: Of the runtime.
             batch: Samples per call.
             folder: Where ``times.sqlite`` outlives the run; None: nowhere.
+            runtime: What runs the operations; ONNX Runtime by default.
         """
         self.threads, self.batch = threads, batch
         self.measured = 0
+        self._runtime = runtime or OnnxRuntime()
         self._path = None if folder is None else folder / "times.sqlite"
-        self._where = json.dumps([RUNTIME, processor_name(), threads, batch])
+        self._where = json.dumps([self._runtime.label, processor_name(), threads, batch])
         self._known: dict[Operation, OperationTime] = {}
         self._dispatch: int | None = None
 
@@ -99,68 +101,38 @@ class OperationTimes:
         """Nanoseconds that the runtime needs to start one operation."""
         if self._dispatch is None:
             kept = self._read([_DISPATCH]).get(_DISPATCH)
-            self._dispatch = self._start_up() if kept is None else kept.nanoseconds
+            self._dispatch = (
+                self._runtime.start_up(self.threads) if kept is None else kept.nanoseconds
+            )
             if kept is None:
                 self._write({_DISPATCH: OperationTime(self._dispatch, 0.0)})
         return self._dispatch
 
-    def _start_up(self) -> int:
-        """Time two chains of operations that do nothing, in turn; their difference tells."""
-        feed = {"x": np.ones(1, dtype=np.float32)}
-        sessions = [self._session(chain(length)) for length in (_CHAIN, 2 * _CHAIN)]
-        best = [math.inf, math.inf]
-        for _ in range(10 * _RUNS):
-            for place, session in enumerate(sessions):
-                start = time.perf_counter_ns()
-                session.run(None, feed)
-                best[place] = min(best[place], time.perf_counter_ns() - start)
-        return max(round((best[1] - best[0]) / _CHAIN), 0)
-
     def _measure(self, operations: Sequence[Operation]) -> dict[Operation, OperationTime]:
         """Run all operations in turn, again and again, until none of them jitters any more."""
-        content, feed = operation_graph(operations, self.batch)
-        times: dict[int, list[float]] = {place: [] for place in range(len(operations))}
+        samples = self._runtime.samples(operations, self.batch, self.threads)
+        times: list[list[float]] = [[] for _ in operations]
         found: list[OperationTime] = []
         for _ in range(_ROUNDS):
-            for place, taken in self._profile(content, feed).items():
-                times[place].extend(taken[1:])  # the first run allocates
-            for place, operation in enumerate(operations):
-                if not times[place]:
+            for operation, known, taken in zip(operations, times, samples(), strict=True):
+                known.extend(taken)
+                if not known:
                     raise MeasureError(
-                        f"latency: the profile of {RUNTIME} has no time for {operation}; ignore "
+                        f"latency: {self._runtime.label} tells no time for {operation}; ignore "
                         "the layer that it belongs to, or limit macs instead"
                     )
-            found = [_summary(times[place]) for place in range(len(operations))]
+            found = [_summary(known) for known in times]
             if all(one.spread <= _SPREAD for one in found):
                 break
-        for operation, one in zip(operations, found, strict=True):
+        for operation, one, known in zip(operations, found, times, strict=True):
             if one.spread > _TOO_NOISY:
                 raise MeasureError(
                     f"latency: the machine is too busy to time {operation}: a quarter of "
-                    f"{_RUNS * _ROUNDS} runs took less than {one.nanoseconds / 1e3:,.0f} us, the "
+                    f"{len(known)} runs took less than {one.nanoseconds / 1e3:,.0f} us, the "
                     f"fastest {one.nanoseconds / (1 + one.spread) / 1e3:,.0f} us; stop what runs "
                     "beside it, or set fewer threads than there are cores"
                 )
         return dict(zip(operations, found, strict=True))
-
-    def _profile(self, content: bytes, feed: Feed) -> dict[int, list[float]]:
-        """Give the kernel times per operation in microseconds, one per run."""
-        with tempfile.TemporaryDirectory() as folder:
-            session = self._session(content, profile=Path(folder) / "profile")
-            for _ in range(_RUNS + 1):
-                session.run(None, feed)
-            events = json.loads(Path(session.end_profiling()).read_text())
-        return durations(events)
-
-    def _session(self, content: bytes, profile: Path | None = None) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        if profile is not None:
-            options.enable_profiling = True
-            options.profile_file_prefix = str(profile)
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def _read(self, keys: Iterable[str]) -> dict[str, OperationTime]:
         if self._path is None or not self._path.exists():

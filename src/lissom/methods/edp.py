@@ -37,6 +37,8 @@ from lissom.search.price import Configuration
 from lissom.sensitivity.statistics import input_covariances
 from lissom.train.processes import Processes
 
+_NAMED = 3  # layers that a message names
+
 
 class Edp:
     """Relaxes, trains, hardens.
@@ -53,6 +55,11 @@ class Edp:
 
     def __init__(self, settings: EdpSettings | None = None) -> None:
         self.settings = settings or EdpSettings()
+
+    @property
+    def from_scratch(self) -> bool:
+        """Tell whether the network starts without trained weights."""
+        return self.settings.start == "scratch"
 
     def smallest(self, view: ModelView) -> Cost:
         """Give the cost with one column and one channel left everywhere."""
@@ -75,27 +82,29 @@ class Edp:
         """
         if view.train is None or view.score is None:
             raise LissomError("edp decides by training, which a preview does not do")
+        self._check_faithful(view)
         self._check_timed(budget)
         relaxation = self._relaxation(
             view, self._statistics(view), view.clock if budget.latency else None
         )
         relaxed = relaxation.relax(copy.deepcopy(view.model))
-        companion, timing = self._steered(relaxation, view, budget)
-        training = view.train(relaxed, companion, rate_factor=self.settings.rate_factor)
+        _check_relaxed(relaxation)
+        companion = self._steered(relaxation, view, budget)
+        training = view.train(relaxed, companion, rate_factor=self.settings.rate)
         if isinstance(companion, BudgetSteering) and relaxation.support is None:
             companion.cut()  # no epochs, no step
         before = view.score(relaxed.eval())
         clock = self._clock(relaxation, view, budget)
         hardened = relaxation.harden(relaxed, clock.pays if clock else None)
         predicted = relaxation.pricer.price(hardened.configuration)
-        self._check_reached(predicted, view, budget)
         after = view.score(_built(view.model, hardened))
         measured: dict[str, Any] = {
             "accuracy_before_merge": before,
             "accuracy_after_merge": after,
             "round_to": _step(view),
             "pair_and_layer_ms": dict(clock.times) if clock else {},
-            **timing,
+            "merged_by_cost": clock.busy if clock else "",
+            **companion.notes,
         }
         evidence = _evidence(self.settings, relaxation, hardened, companion.trajectory)
         return Proposal(
@@ -104,6 +113,7 @@ class Edp:
             predicted=predicted,
             evidence={**measured, **evidence},
             training=training,
+            above=self._above(predicted, view, budget),
         )
 
     def _statistics(self, view: ModelView) -> dict[str, Tensor]:
@@ -143,18 +153,19 @@ class Edp:
 
     def _steered(
         self, relaxation: RankAndChannels, view: ModelView, budget: Budget
-    ) -> tuple[BudgetSteering | PublishedSchedule, dict[str, Any]]:
-        """Give what brings the relaxation to the budget, and what was timed for that."""
+    ) -> BudgetSteering | PublishedSchedule:
+        """Give what brings the relaxation to the budget; what was timed is in its notes."""
         settings = self.settings
         if settings.mode == "faithful":
             lambdas = settings.lam_rank, settings.lam_channel
-            return PublishedSchedule(relaxation, *lambdas, settings.steer_every), {}
+            return PublishedSchedule(relaxation, *lambdas, settings.steer_every)
         checked: dict[str, Any] = {}
         slow = self._slow(view, checked)
         limits = budget.limits(view.graph.cost)
         if budget.latency is None:
             companion = self._companion(relaxation, view, limits, slow=_by_first(slow))
-            return companion, {"never_slower": checked}
+            companion.notes["never_slower"] = checked
+            return companion
         plain = relaxation.pricer.price(Configuration()).nanoseconds
         chooser = self._companion(relaxation, view, {**limits, "nanoseconds": plain}, slow=slow)
         search = TimedSearch[Support].of(view, budget.latency, plain)
@@ -167,11 +178,13 @@ class Edp:
                 lambda one: weights.built(relaxation.configuration(one)),
             )
         )
+        relaxation.limit_ranks(Processes.here().from_first(lambda: chooser.most))
         now = relaxation.pricer.price(relaxation.configuration(support))
         limits = {**limits, "nanoseconds": now.nanoseconds}
         companion = self._companion(relaxation, view, limits)
         companion.decide(support)
-        return companion, {"latency": facts, "never_slower": checked}
+        companion.notes |= {"latency": facts, "never_slower": checked}
+        return companion
 
     def _companion(
         self,
@@ -208,14 +221,22 @@ class Edp:
 
         return slow
 
-    def _check_reached(self, cost: Cost, view: ModelView, budget: Budget) -> None:
+    def _above(self, cost: Cost, view: ModelView, budget: Budget) -> str:
         """Say what to do where the published form, which aims at no budget, is above it."""
-        if self.settings.mode == "faithful" and not budget.met(view.graph.cost, cost):
-            raise BudgetError(
-                f"mode=faithful with lam_rank={self.settings.lam_rank} and "
-                f"lam_channel={self.settings.lam_channel} came to {cost.macs:,} MACs and "
-                f"{cost.params:,} parameters, above the budget {budget}; raise the multipliers, "
-                "train longer, or use mode=budget"
+        if self.settings.mode != "faithful" or budget.met(view.graph.cost, cost):
+            return ""
+        return (
+            f"mode=faithful with lam_rank={self.settings.lam_rank} and "
+            f"lam_channel={self.settings.lam_channel} came to {cost.macs:,} MACs and "
+            f"{cost.params:,} parameters, above the budget {budget}; raise the multipliers, train "
+            "longer, or use mode=budget"
+        )
+
+    def _check_faithful(self, view: ModelView) -> None:
+        if self.settings.mode == "faithful" and view.round_to not in ("auto", 1):
+            raise RecipeError(
+                f"round_to={view.round_to}: has no effect in mode=faithful, which cuts by a "
+                "threshold; drop it, or use mode=budget"
             )
 
     def _clock(
@@ -223,7 +244,17 @@ class Edp:
     ) -> PairClock | None:
         if self.settings.merge != "time":
             return None
-        return PairClock(relaxation, view.model, budget.limits(view.graph.cost))
+        return PairClock(relaxation, view, budget.limits(view.graph.cost))
+
+
+def _check_relaxed(relaxation: RankAndChannels) -> None:
+    if not relaxation.columns and not relaxation.rows:
+        reasons = {**relaxation.whole, **relaxation.refused}
+        named = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:_NAMED])
+        raise BudgetError(
+            "edp: no layer's rank and no channels can be learned here"
+            f"{f' ({named})' if named else ''}; ignore fewer layers, or use another method"
+        )
 
 
 def _by_first(slow: Slow) -> Slow:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from itertools import chain
 
 from lissom.errors import RecipeError
 from lissom.relaxation.ramp import Ramp
@@ -11,6 +14,7 @@ from lissom.relaxation.support import COLUMNS, ROWS
 
 MODES = ("budget", "faithful")
 MERGES = ("cost", "time", "never")
+_RATE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,8 @@ class EdpSettings:
         mode: ``budget`` steers to the budget and meets it exactly; ``faithful`` is the published
             form: fixed multipliers, plain start, rows of A, a threshold at the end.
         learn: ``columns`` (ranks), ``rows`` (channels), or both.
-        start: ``trained``, or ``scratch`` for a network without trained weights.
+        start: ``trained``, or ``scratch`` for a network as it was initialised: without a teacher it
+            learns from the labels alone.
         split: ``channel`` (k x k and 1 x 1), as published; ``spatial`` (kernels of more than one
             row and column become k x 1 and 1 x k), from trained weights in ``budget`` alone; or
             ``auto``: spatial where that can be and ``penalty`` is ``decay``.
@@ -32,7 +37,8 @@ class EdpSettings:
             measured (``time``), or ``never``.
         rate_factor: Peak learning rate, as a multiple of recovery's, which is meant for networks
             that are already what they will be. High rates forget what trained weights have
-            memorised; set 1 where ``recover.learning_rate`` is high already.
+            memorised; set 1 where ``recover.learning_rate`` is high already. -1: 5, but 1 from
+            scratch and in ``faithful``.
         statistics_images: Calibration images for the input covariances.
         ramp_start: Of ``budget``, as the four below: share of the training after which the target
             cost begins to fall.
@@ -52,7 +58,7 @@ class EdpSettings:
     row_groups: str = "inner"
     penalty: str = "decay"
     merge: str = "cost"
-    rate_factor: float = 5.0
+    rate_factor: float = -1.0
     statistics_images: int = 2048
     ramp_start: float = 0.0
     ramp_end: float = -1.0
@@ -68,23 +74,72 @@ class EdpSettings:
                 raise RecipeError(
                     f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}"
                 )
-        if self.statistics_images < 1:
-            raise RecipeError(f"statistics_images={self.statistics_images}: expected at least 1")
+        self._check_numbers()
+        self._check_ramp()
+        usual = {field.name: field.default for field in fields(self)}
+        for name, why in chain(self._idle_by_mode(), self._idle_by_time(), self._idle_by_start()):
+            if getattr(self, name) != usual[name]:
+                raise RecipeError(f"{name}={getattr(self, name)!r}: has no effect {why}")
+        self.relaxation()
+
+    def _check_numbers(self) -> None:
+        images = self.statistics_images
+        if images < 1 or images != int(images):
+            raise RecipeError(f"statistics_images={images}: expected a whole number of at least 1")
         for name in ("lam_rank", "lam_channel"):
             if not getattr(self, name) >= 0:
                 raise RecipeError(f"{name}={getattr(self, name)}: expected 0 or more")
         for name in ("rate_factor", "lead"):
-            if not getattr(self, name) > 0:
-                raise RecipeError(f"{name}={getattr(self, name)}: expected more than 0")
-        self._check_penalty(self.ramp())
-        self.relaxation()
+            value = getattr(self, name)
+            if not 0 < value < math.inf and (name, value) != ("rate_factor", -1):
+                raise RecipeError(f"{name}={value}: expected a number above 0")
 
-    def _check_penalty(self, ramp: Ramp) -> None:
+    def _check_ramp(self) -> None:
+        ramp = self.ramp()
+        if self.mode == "budget" and ramp.end == 0 < ramp.cut:
+            raise RecipeError(
+                f"cut_at={self.cut_at}: the target would be the budget from the first step on; set "
+                "ramp_end, too, no later than cut_at"
+            )
         if self.mode == "budget" and self.penalty != "decay" and ramp.cut == 0:
             raise RecipeError(
                 f"penalty={self.penalty!r}: has no effect where the support is cut at the start; "
                 "set ramp_end and cut_at (0.55 and 0.6), or penalty=decay"
             )
+
+    def _idle_by_mode(self) -> Iterator[tuple[str, str]]:
+        """Name what the mode leaves without effect, and say why."""
+        if self.mode == "budget":
+            yield "lam_rank", "in mode=budget, which finds its multipliers; drop it"
+            yield "lam_channel", "in mode=budget, which finds its multipliers; drop it"
+            return
+        for name in ("penalty", "ramp_start", "ramp_end", "cut_at", "lead"):
+            yield name, "in mode=faithful, whose schedule is the published one; drop it"
+        yield "statistics_images", "in mode=faithful, which measures no inputs; drop it"
+        if self.split == "spatial":
+            yield "split", "in mode=faithful, whose split is the published one; drop it"
+
+    def _idle_by_time(self) -> Iterator[tuple[str, str]]:
+        """Name what the time of the cut leaves without effect, and say why."""
+        if self.mode == "budget" and self.ramp().cut == 0:
+            yield "lead", "where the support is cut at the start; set ramp_end and cut_at"
+        if self.penalty != "decay":
+            yield "lead", f"with penalty={self.penalty}; drop it"
+
+    def _idle_by_start(self) -> Iterator[tuple[str, str]]:
+        """Name what the start and what is learned leave without effect, and say why."""
+        if self.start == "scratch":
+            yield "statistics_images", "with start=scratch, which measures no inputs; drop it"
+        if COLUMNS not in self.learn:
+            yield "split", "where no ranks are learned (learn has no columns); drop it"
+            yield "statistics_images", "where no ranks are learned; drop it"
+
+    @property
+    def rate(self) -> float:
+        """Give the peak learning rate as a multiple of recovery's."""
+        if self.rate_factor != -1:
+            return self.rate_factor
+        return _RATE if self.mode == "budget" and self.start == "trained" else 1.0
 
     def ramp(self) -> Ramp:
         """Give the times of the ramp."""

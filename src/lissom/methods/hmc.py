@@ -178,7 +178,7 @@ class Hmc:
         processes: Processes,
     ) -> Sensitivities:
         settings = self.settings
-        statistics = f"statistics_images={settings.statistics_images}"
+        statistics = f"statistics_images={settings.statistics_images} {weights.seen}"
         rule = rank_rule(settings.ranks, weights)
         pricer = Pricer(view.model, view.graph)  # what is tried needs no times
         probing = Probing(view, scores, settings.offered, weights, pricer, statistics, rule)

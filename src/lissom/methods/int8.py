@@ -47,11 +47,13 @@ class Int8:
         trains: Unless ``epochs`` is 0.
         limits: The quality that may be lost.
         finishes: True: it comes last, and may do without a limit.
+        in_int8: True: stages before it are timed in int8.
     """
 
     name = "int8"
     limits = frozenset({"max_drop"})
     finishes = True
+    in_int8 = True
 
     def __init__(self, settings: Int8Options | None = None) -> None:
         self.settings = settings or Int8Options()

@@ -25,6 +25,9 @@ _COUNTS = (
 )
 
 
+_FEW = (1 / 2, 1 / 4, 1 / 8)  # of the channels: what may be left
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """One measurement that is made.
@@ -221,12 +224,16 @@ class Probing:
     def _probes(self, unit: Unit, fractions: Sequence[float]) -> list[Probe]:
         probes = self._prune_probes(unit, fractions) if unit.group is not None else []
         for layer in unit.layers:  # what a layer's factors have in common is kept for the next
-            singles = (self._rank_probe(unit, layer, x) for x in fractions)
+            singles = (self._rank_probe(unit, layer, x) for x in dict.fromkeys(fractions))
             probes.extend(probe for probe in singles if probe is not None)
         return probes
 
     def _prune_probes(self, unit: Unit, fractions: Sequence[float]) -> list[Probe]:
-        """Cut to the counts whose removed fractions come nearest to those asked."""
+        """Cut to the counts whose removed fractions come nearest to those asked, and far beyond.
+
+        Channels take MACs from their readers, too, so that much more may go than the unit's own:
+        what is beyond the fractions is tried at halves of the channels.
+        """
         group = unit.group
         assert group is not None
         counts = [n for n in admissible_counts(group, 1) if n < group.channels]
@@ -234,8 +241,15 @@ class Probing:
         cuts = {n: kept_at(group, self.scores[unit.name], n) for n in counts}
         removed = {n: self._removed_by(unit, cuts[n]) for n in counts}
         chosen = (
-            {min(counts, key=lambda n: abs(removed[n] - x)): x for x in fractions} if counts else {}
+            {min(counts, key=lambda n: abs(removed[n] - x)): x for x in dict.fromkeys(fractions)}
+            if counts
+            else {}
         )
+        least = min(chosen, default=0)
+        for share in _FEW:
+            n = min(counts, key=lambda n: abs(n - share * group.channels), default=least)
+            if n < least:
+                chosen[n] = removed[n]
         return [
             Probe(unit.name, "prune", "", x, removed[n], 0.0, self._cut_candidate(unit, cuts[n]))
             for n, x in sorted(chosen.items(), reverse=True)

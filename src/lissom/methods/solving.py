@@ -18,7 +18,7 @@ from lissom.methods.grouping import (
 from lissom.methods.menu import DropOption
 from lissom.methods.probes import Sensitivities
 from lissom.methods.relax import relaxed
-from lissom.methods.space import KEEP, Item, Menu
+from lissom.methods.space import BOTH, DECOMPOSE, KEEP, PRUNE, Item, Menu
 from lissom.search.lagrangian import Choice, solve
 
 Fractions = Mapping[str, tuple[float, ...]]  # per unit the removed fractions to judge it at
@@ -48,9 +48,22 @@ class Solution:
 
     @property
     def groups(self) -> dict[str, str]:
-        """Give the labels as they came out: a unit that the search left whole is kept."""
-        taken = {item.unit for item, option in zip(self.items, self.choice, strict=True) if option}
-        return {name: label if name in taken else KEEP for name, label in self.labels.items()}
+        """Give the labels as they came out: a unit that the search left whole is kept.
+
+        Of ``both`` it is one alone where the search did only that.
+        """
+        done: dict[str, set[str]] = {}
+        for item, option in zip(self.items, self.choice, strict=True):
+            if option:
+                done.setdefault(item.unit, set()).add(DECOMPOSE if item.layer else PRUNE)
+        labels = dict(self.labels)
+        for name, label in self.labels.items():
+            kinds = done.get(name, set())
+            if not kinds:
+                labels[name] = KEEP
+            elif label == BOTH and len(kinds) == 1:
+                labels[name] = next(iter(kinds))
+        return labels
 
     @property
     def widened(self) -> tuple[str, ...]:

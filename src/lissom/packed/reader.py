@@ -68,6 +68,13 @@ class PackedReader:
         """The tensors: names, shapes and types."""
         return self._header.entries
 
+    def promised(self) -> dict[str, Tensor]:
+        """Give tensors of the shapes and types that the file says it holds, without values."""
+        return {
+            entry.name: torch.empty(entry.shape, dtype=entry.dtype, device="meta")
+            for entry in self.entries
+        }
+
     def packables(self) -> Iterator[tuple[str, Packable]]:
         """Give every tensor as it was packed; not more than one chunk of levels is in memory.
 
@@ -85,6 +92,11 @@ class PackedReader:
                     yield from _stored(content, chunk.kept_as, group, scales)
             except ValueError as error:
                 raise self._error(f"chunk {number}: {error}") from None
+            except MemoryError:
+                values = sum(entry.count for entry in group)
+                raise self._error(
+                    f"chunk {number}: claims {values:,} values, more than memory holds"
+                ) from None
 
     def tensors(self) -> dict[str, Tensor]:
         """Give the values of every tensor.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
@@ -16,17 +17,32 @@ from lissom.train.settings import TrainSettings
 
 
 def check_finite(model: nn.Module) -> None:
-    """Refuse a network that holds NaN.
+    """Refuse a network that holds NaN, or does not compute in float32.
 
     Raises:
-        ModelError: Names the first tensor with a NaN or infinite value.
+        ModelError: Names the first tensor with a NaN or infinite value, or the first parameter of
+            another type.
     """
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise ModelError(
+                f"{name}: is {parameter.dtype}, and networks are compressed and exported in "
+                "float32; pass model.float()"
+            )
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ModelError(
                 f"{name}: holds NaN or infinite values, expected a trained network; "
                 "load sound weights"
             )
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """Copy a network to the CPU, in eval mode; one that is frozen as a whole may be trained."""
+    own = copy.deepcopy(model).cpu().eval()
+    if not any(parameter.requires_grad for parameter in own.parameters()):
+        own.requires_grad_()
+    return own
 
 
 def check_data(data: Data) -> None:

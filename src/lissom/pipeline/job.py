@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 from lissom.extension import Method, ModelView, Proposal
 from lissom.graph.capture import capture
 from lissom.graph.layers import ModelGraph
-from lissom.measure.clock import RuntimeClock
 from lissom.pipeline.apply import applied, check_counts, packed_file
-from lissom.pipeline.checks import check_data, check_finite, check_teacher
+from lissom.pipeline.checks import check_data, check_finite, check_teacher, private_copy
 from lissom.pipeline.evidence import Stage
 from lissom.pipeline.feasibility import Feasibility, feasibility
 from lissom.pipeline.identity import facts_of, identity_of
@@ -25,6 +23,7 @@ from lissom.pipeline.reporting import Run, Side, report_of
 from lissom.pipeline.result import Preview, Result
 from lissom.pipeline.settings import Settings
 from lissom.pipeline.stage_folder import Outcome, StageFolder
+from lissom.pipeline.timing import clock_of
 from lissom.pipeline.training import Training
 from lissom.pipeline.workspace import Workspace
 from lissom.plan.budget import Budget
@@ -81,7 +80,7 @@ class Job:
         inputs = tuple(part[:1].cpu() for part in example_inputs)
         if not speaks():
             settings = replace(settings, say=lambda _line: None, cache=None)
-        return cls(copy.deepcopy(model).cpu().eval(), inputs, data, task, settings)
+        return cls(private_copy(model), inputs, data, task, settings)
 
     def preview(self, asked: Sequence[Method | Iterated], budget: Budget) -> Preview:
         """Say what the first step would do, but build and train nothing.
@@ -92,8 +91,9 @@ class Job:
             BudgetError: The budget can't be met.
         """
         with own_randomness():
-            view = self._view(self.model, self._capture(self.model), self._base)
-            table, steps = self._feasible(tuple(map(iterated, asked)), view, budget)
+            stages = tuple(map(iterated, asked))
+            view = self._view(stages)
+            table, steps = self._feasible(stages, view, budget)
             check_teacher(self.model, self.settings.teacher, self.task, self.example_inputs)
             first, rows = steps[0], foreseen(steps, view.graph.cost)
             if getattr(first.method, "trains", False):
@@ -113,9 +113,13 @@ class Job:
         Raises:
             BudgetError: The budget can't be met; said before any work.
         """
+        stages = tuple(map(iterated, asked))
+        settings = self.settings.taught_for([stage.method for stage in stages])
+        return replace(self, settings=settings)._run(stages, budget, workspace)
+
+    def _run(self, stages: tuple[Iterated, ...], budget: Budget, workspace: Workspace) -> Result:
         with own_randomness():
-            view = self._view(self.model, self._capture(self.model), self._base)
-            stages = tuple(map(iterated, asked))
+            view = self._view(stages)
             table, steps = self._feasible(stages, view, budget)
             check_teacher(self.model, self.settings.teacher, self.task, self.example_inputs)
             processes = join(self.settings.recover)
@@ -124,36 +128,37 @@ class Job:
             identity = identity_of(self.model, stages, budget, self.settings)
             processes.from_first(lambda: workspace.check(identity))
             with workspace.claimed(identity) if processes.first else nullcontext():
-                sides, done = self._take_all(steps, view.graph, workspace)
+                sides, done = self._take_all(steps, view, workspace)
                 limit = budget.bytes_limit(view.graph.cost)
                 facts = facts_of(stages, self.settings)
                 return self._report(Run(self.task, sides, done, table, facts), limit)
 
     def _take_all(
-        self, steps: Sequence[Step], graph: ModelGraph, workspace: Workspace
+        self, steps: Sequence[Step], view: ModelView, workspace: Workspace
     ) -> tuple[tuple[Side, Side], tuple[Stage, ...]]:
-        first = side = Side(self.model, graph, self._evaluate("evaluate original", self.model))
+        first = side = Side(self.model, view.graph, self._evaluate("evaluate original", self.model))
         plan, done = self._base, list[Stage]()
         for step in steps:
             number = step.iteration if step.iterations > 1 else 0
             folder = workspace.stage(step.stage, number)
-            side, stage = self._take(step, side, plan, folder)
+            now = replace(view, model=side.model, graph=side.graph, base=plan)
+            side, stage = self._take(step, now, folder)
             plan = stage.plan
             done.append(stage)
         return (first, side), tuple(done)
 
-    def _take(self, step: Step, start: Side, base: Plan, folder: StageFolder) -> tuple[Side, Stage]:
+    def _take(self, step: Step, view: ModelView, folder: StageFolder) -> tuple[Side, Stage]:
         """Decide, apply and recover; nothing that was finished before is done again."""
-        asked = step.budget(start.graph.cost)
+        asked = step.budget(view.graph.cost)
         training = self._training(step.epochs)
-        view = self._view(start.model, start.graph, base)
         if Processes.here().world == 1 or getattr(step.method, "trains", False):
-            view = replace(view, train=training.of_method(step.method.name, start.model, folder))
+            view = replace(view, train=training.of_method(step.method.name, view.model, folder))
         view = replace(view, score=training.score, recalibrate=training.recalibrate)
         proposal = self._decide(step, view, asked, folder)
-        network, plan = applied(start.model, proposal), base + proposal.plan
+        network, plan = applied(view.model, proposal), (view.base or self._base) + proposal.plan
         graph = self._capture(network)
-        check_counts(step.method, asked, start.graph, graph)
+        if not proposal.above:
+            check_counts(step.method, asked, view.graph, graph)
         outcome = self._recovered(network, plan, proposal, folder, training)
         row = replace(
             step.row(asked),
@@ -202,8 +207,9 @@ class Job:
             lambda: int8_file(network, run.plan, self.example_inputs, self.data, self.task)
         )
         complete = replace(run, packed=packed, int8=rounded)
+        clock = clock_of(self.settings, self.example_inputs)
         report, onnx = processes.from_first(
-            lambda: report_of(complete, self.example_inputs, self._clock, self.seconds)
+            lambda: report_of(complete, self.example_inputs, clock, self.seconds)
         )
         content = None if packed is None else packed.content
         int8 = None if rounded is None else rounded.content
@@ -219,19 +225,13 @@ class Job:
             return capture(model, self.example_inputs)
 
     @property
-    def _clock(self) -> RuntimeClock:
-        settings = self.settings
-        folder = settings.cache or settings.workspace
-        return RuntimeClock(settings.latency, self.example_inputs, folder)
-
-    @property
     def _base(self) -> Plan:
         return self.settings.base or Plan.starting_from(self.model)
 
-    def _view(self, model: nn.Module, graph: ModelGraph, base: Plan) -> ModelView:
+    def _view(self, stages: Sequence[Iterated]) -> ModelView:
         return ModelView(
-            model=model,
-            graph=graph,
+            model=self.model,
+            graph=self._capture(self.model),
             example_inputs=self.example_inputs,
             original=self.model,
             task=self.task,
@@ -241,8 +241,8 @@ class Job:
             cache=self.settings.cache,
             seed=self.settings.recover.seed,
             say=self.settings.say,
-            base=base,
-            clock=self._clock,
+            base=self._base,
+            clock=clock_of(self.settings, self.example_inputs, [one.method for one in stages]),
             allow_slower=self.settings.allow_slower,
         )
 

@@ -228,6 +228,11 @@ def methods_of(recipe: Recipe) -> tuple[Method | Iterated, ...]:
         settings = SETTINGS.get(stage.method)
         where = f"stages.{index}"
         method = cls(stage.settings(settings, where)) if settings else cls(**stage.options)
+        if recipe.model.weights is not None and getattr(method, "from_scratch", False):
+            raise RecipeError(
+                f"model.weights: {recipe.model.weights} is given, but {where} starts from scratch; "
+                "drop the weights, or start=scratch"
+            )
         methods.append(method if stage.iterations == 1 else _iterated(method, stage, where))
     check_epochs(recipe.train_settings().epochs, methods)
     return tuple(methods)

@@ -18,13 +18,14 @@ from lissom.graph.layers import ModelGraph
 from lissom.measure.baselines import int8_onnx_bytes
 from lissom.measure.clock import RuntimeClock
 from lissom.measure.memory import peak_activation_bytes
+from lissom.measure.runtime import Runnable
 from lissom.packed.writer import PackedFile
 from lissom.pipeline.evidence import Stage, evidence_of, sections_of
 from lissom.pipeline.feasibility import Feasibility, FeasibilityRow
 from lissom.pipeline.int8_file import Int8File
 from lissom.pipeline.layer_rows import layer_rows
 from lissom.pipeline.storage import not_levels, storage_section
-from lissom.pipeline.timing import Latencies, latencies, slowness, unpaid
+from lissom.pipeline.timing import Latencies, latencies, outpaced, slowness, unpaid
 from lissom.plan.budget import Budget
 from lissom.plan.cost import Cost
 from lissom.plan.plan import Plan
@@ -111,6 +112,7 @@ def report_of(
     """
     exported = _exported(run, example_inputs, clock)
     before, after, *others = exported.latencies
+    final = others[0] if others else after
     original, compressed = run.sides
     last = run.stages[-1]
     predicted = last.proposal.predicted
@@ -122,7 +124,10 @@ def report_of(
             metric_raw=last.row.metric_raw,
         ),
     )
-    budget = _budget_rows(run.feasibility, *measured, _final_metric(run, measured[1]))
+    finished = replace(
+        measured[1], metric=_final_metric(run, measured[1]), latency_ms=final["median_ms"]
+    )
+    budget = _budget_rows(run.feasibility, measured[0], finished)
     report = Report(
         method="+".join(stage.row.method for stage in run.stages if stage.row.iteration == 1),
         source="" if run.plan.source is None else run.plan.source.spec,
@@ -153,7 +158,9 @@ def report_of(
         warnings=(
             *_warnings(compressed.graph.cost, predicted),
             *_losses(budget),
-            *slowness(before, after),
+            *(stage.proposal.above for stage in run.stages if stage.proposal.above),
+            *slowness(before, final),
+            *chain.from_iterable(map(outpaced, others)),
             *chain.from_iterable(unpaid(stage.proposal.evidence) for stage in run.stages),
             *_kept(compressed.model, run.plan),
         ),
@@ -188,11 +195,11 @@ def _exported(run: Run, example_inputs: tuple[Tensor, ...], clock: RuntimeClock)
         export_onnx(run.sides[0].model, example_inputs, files[ORIGINAL])
         check = export_onnx(run.sides[1].model, example_inputs, files[COMPRESSED])
         original, compressed = (side.model for side in run.sides)
-        paths = [files[ORIGINAL], files[COMPRESSED]]
+        given = [Runnable(original, files[ORIGINAL]), Runnable(compressed, files[COMPRESSED])]
         if run.int8 is not None:
             write_files({files[INT8]: run.int8.content})
-            paths.append(files[INT8])
-        times = latencies(paths, (original, compressed), clock)
+            given.append(Runnable(file=files[INT8]))
+        times = latencies(given, (original, compressed), clock)
         int8 = None if run.packed is None else int8_onnx_bytes(files[ORIGINAL])
         return _Exported(check, times, files[COMPRESSED].read_bytes(), int8)
 
@@ -217,10 +224,10 @@ def _measured(
 
 
 def _budget_rows(
-    feasibility: Feasibility, original: Measured, now: Measured, metric: MetricValue | None
+    feasibility: Feasibility, original: Measured, now: Measured
 ) -> tuple[BudgetRow, ...]:
     has: dict[str, float | None] = {"params": now.params, "macs": now.macs, "size": now.size_bytes}
-    has["max_drop"] = _points_lost(original.metric, metric)
+    has["max_drop"] = _points_lost(original.metric, now.metric)
     has["latency"] = now.latency_ms
     rows = []
     for row in feasibility.rows:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
 
 from lissom.errors import RecipeError
+from lissom.extension import Method
 from lissom.measure.latency import Conditions
 from lissom.plan.plan import Plan
 from lissom.train.settings import TrainSettings
@@ -55,3 +56,15 @@ class Settings:
             raise RecipeError(
                 f"round_to={self.round_to!r}: expected auto or an integer of at least 1"
             )
+
+    def taught_for(self, methods: Sequence[Method]) -> Settings:
+        """Give the settings of a run of these methods.
+
+        Where one starts from scratch the original has nothing to teach: without another teacher
+        all learn from the labels alone, and statistics of batch norms stay those of the training.
+        """
+        if self.teacher is not None or not any(getattr(m, "from_scratch", False) for m in methods):
+            return self
+        self.say("note: from scratch, without a teacher: all learn from the labels alone")
+        recover = replace(self.recover, distillation=0.0, recalibration_images=0)
+        return replace(self, recover=recover)

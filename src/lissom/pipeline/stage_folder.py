@@ -64,6 +64,7 @@ class StageFolder:
             "evidence": dict(proposal.evidence),
             "training": None if proposal.training is None else dict(proposal.training),
             "settled": proposal.settled,
+            "above": proposal.above,
         }
         write_files(
             {
@@ -91,13 +92,13 @@ class StageFolder:
                 for layer, families in facts["sensitivities"].items()
             }
             labels, evidence, training = facts["labels"], facts["evidence"], facts.get("training")
-            settled = bool(facts.get("settled"))
+            settled, above = bool(facts.get("settled")), str(facts.get("above", ""))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, LissomError) as error:
             raise LissomError(
                 f"{self.folder}: what was decided can't be read ({error}); "
                 "delete this folder to decide again"
             ) from None
-        return Proposal(plan, values, predicted, labels, curves, evidence, training, settled)
+        return Proposal(plan, values, predicted, labels, curves, evidence, training, settled, above)
 
     def finish(self, outcome: Outcome) -> None:
         """Keep how the stage ended, so that nothing of it is done again."""

@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lissom.errors import MeasureError
-from lissom.extension import TimeRatio
+from lissom.extension import Method, TimeRatio
 from lissom.measure.clock import RuntimeClock
+from lissom.measure.guessed_int8 import GuessedInt8
 from lissom.measure.latency import latency_of, time_ratio
+from lissom.measure.runtime import Runnable
+from lissom.pipeline.settings import Settings
 
 _NAMED = 3  # decisions that a remark names
 
 Latencies = list[dict[str, Any]]
 
 
+def clock_of(
+    settings: Settings, inputs: Sequence[Tensor], methods: Sequence[Method] = ()
+) -> RuntimeClock:
+    """Give a run's clock.
+
+    Args:
+        settings: Runtime, batch, threads; where measured times are kept.
+        inputs: Of the network, with the batch in front.
+        methods: Of a run; where one ends it in int8, networks are timed in int8.
+
+    Raises:
+        ExportError: The runtime is not installed.
+        RecipeError: It does not run in int8.
+    """
+    rounded = any(getattr(method, "in_int8", False) for method in methods)
+    int8 = GuessedInt8(frozenset(settings.ignore)) if rounded else None
+    return RuntimeClock(settings.latency, inputs, settings.cache or settings.workspace, int8)
+
+
 def latencies(
-    files: Sequence[Path], networks: tuple[nn.Module, nn.Module], clock: RuntimeClock
+    given: Sequence[Runnable], networks: tuple[nn.Module, nn.Module], clock: RuntimeClock
 ) -> Latencies:
     """Time the original, the compressed network and what else there is beside each other.
 
@@ -27,25 +49,28 @@ def latencies(
     take one by one, plus what the new ones take.
 
     Args:
-        files: ONNX files: of both networks, and others.
+        given: Both networks, and others.
         networks: Both.
         clock: Measures.
 
     Returns:
         Per network what ``Latency.to_dict`` gives, and ``layers_ms``, the sum over its weight
         layers. Of all but the original ``ratio``, ``ratio_low``, ``ratio_high`` (``TimeRatio``, to
-        the original); of the compressed network ``predicted_ms`` and ``prediction_error``
-        (predicted / measured - 1). On a machine too busy to time single layers ``not_predicted``
-        says so instead.
+        the original); of the others ``ratio_to_compressed``; of the compressed network
+        ``predicted_ms`` and ``prediction_error`` (predicted / measured - 1). On a machine too busy
+        to time single layers ``not_predicted`` says so instead.
 
     Raises:
-        ExportError: A file can't be loaded.
+        ExportError: The runtime can't run one.
+        MeasureError: It runs no files, and one of the others is nothing else.
     """
-    times = clock.run(dict(enumerate(files)))
+    times = clock.run(dict(enumerate(given)))
     before, *others = (latency_of(one, clock.conditions).to_dict() for one in times.values())
     for place, other in enumerate(others, start=1):
         ratio = time_ratio(times[place], times[0])
         other |= {"ratio": ratio.median, "ratio_low": ratio.low, "ratio_high": ratio.high}
+        if place > 1:
+            other["ratio_to_compressed"] = asdict(time_ratio(times[place], times[1]))
     after = others.pop(0)
     try:
         layers = tuple(map(clock.layers_ms, networks))
@@ -58,16 +83,30 @@ def latencies(
 
 
 def slowness(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    """Say so, and why, where the compressed network is slower than the original for certain.
+    """Say so, and why, where what a run gives is slower than the original for certain.
 
     Args:
         before: Of the original, from ``latencies``.
-        after: Of the compressed network.
+        after: Of the compressed network, or of its file in int8.
     """
     ratio = TimeRatio(after["ratio"], after["ratio_low"], after["ratio_high"])
     if not ratio.slower:
         return
     yield f"the compressed network takes {ratio} of the original's time{_why(before, after)}"
+
+
+def outpaced(int8: Mapping[str, Any]) -> Iterator[str]:
+    """Say so where the file in int8 is slower than the one in float32.
+
+    Args:
+        int8: Of the file, from ``latencies``.
+    """
+    ratio = TimeRatio(**int8["ratio_to_compressed"])
+    if ratio.slower:
+        yield (
+            f"model-int8.onnx takes {ratio} of the time of model.onnx on this machine: serve that "
+            "one here, or keep layers in float (keep_float)"
+        )
 
 
 def unpaid(evidence: Mapping[str, Any]) -> Iterator[str]:
@@ -90,7 +129,7 @@ def unpaid(evidence: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _why(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    if "layers_ms" not in before:
+    if "layers_ms" not in before or "layers_ms" not in after:
         return ""
     old, new = before["layers_ms"], after["layers_ms"]
     if new > old:

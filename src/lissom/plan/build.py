@@ -55,9 +55,8 @@ def apply_values(model: nn.Module, values: Mapping[str, Tensor]) -> None:
             names the first. Nothing has been changed then. Or a non-persistent buffer is on the
             meta device, where no file can fill it.
     """
+    check_values(model, values)
     own = dict(model.state_dict(keep_vars=True))
-    for name in sorted(own.keys() | values.keys()):
-        _check_value(name, own, values)
     _check_transient(model)
     fresh: dict[int, Tensor] = {}
     for name, tensor in own.items():
@@ -74,6 +73,21 @@ def apply_values(model: nn.Module, values: Mapping[str, Tensor]) -> None:
             value = nn.Parameter(value, requires_grad=tensor.requires_grad)
         fresh[id(tensor)] = value
     _replace_meta(model, fresh)
+
+
+def check_values(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Refuse values that are not those of a network; only names, shapes and types are looked at.
+
+    Args:
+        model: The network as ``build`` gives it.
+        values: As ``apply_values`` takes them; on the meta device will do.
+
+    Raises:
+        PlanError: Names the first tensor that is missing, superfluous, or another than expected.
+    """
+    own = dict(model.state_dict(keep_vars=True))
+    for name in sorted(own.keys() | values.keys()):
+        _check_value(name, own, values)
 
 
 def _check_transient(model: nn.Module) -> None:

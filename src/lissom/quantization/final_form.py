@@ -26,6 +26,8 @@ from lissom.quantization.short import fixed_point, short_float
 _HALF = 10  # explicit bits of float16's mantissa
 _WITHIN = 0.99  # of a value, for a short one to stand for it
 _SMALLEST = 2.0**-24  # above 0, of float16
+_FAINT = 2.0**-12  # of a layer's largest scale: dead channels have less
+_MEAN_OFF = 2.0**-8  # of a standard deviation: how far a running mean may be moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ def _folded(
     centre = torch.zeros_like(mean) if batch_norm.bias is None else _double(batch_norm.bias)
     offset = -mean if module.bias is None else _double(module.bias) - mean
     gain = spread * (variance + batch_norm.eps).rsqrt()
-    scale = short_float(step * gain.abs(), settings.scale_bits)
+    scale = _scales(step * gain.abs(), settings.scale_bits)
     bias = centre + gain.sign() * scale.double() / step * offset
     empty = (levels == 0).flatten(1).all(1)
     silent = empty | (scale == 0)
@@ -179,6 +181,14 @@ def _folded(
             _typical(spread) * 2.0**-settings.bias_places,
         ),
     )
+
+
+def _scales(exact: Tensor, bits: int) -> Tensor:
+    """Round scales to short floats, where their range holds all that matter beside the largest."""
+    short = short_float(exact, bits)
+    held = short >= (1 - 2.0**-bits) * exact
+    faint = exact <= _FAINT * exact.max()
+    return short if bool((held | faint).all()) else exact.float()
 
 
 def _alone(model: nn.Module, layer: str, found: Levelled, settings: VectorSettings) -> _Form:
@@ -240,7 +250,12 @@ def _short_norm(name: str, norm: _BatchNorm) -> dict[str, Tensor]:
         for leaf in ("weight", "bias", "running_mean", "running_var")
         if (value := getattr(norm, leaf)) is not None
     }
-    variance = f"{name}.running_var"
+    variance, mean = f"{name}.running_var", f"{name}.running_mean"
+    if mean in found and norm.running_mean is not None and norm.running_var is not None:
+        exact = norm.running_mean.detach().cpu()
+        deviation = (norm.running_var.detach().cpu() + norm.eps).sqrt()
+        if bool(((found[mean] - exact).abs() > _MEAN_OFF * deviation).any()):
+            found[mean] = exact
     if variance in found:
         found[variance] = found[variance].clamp_min(_SMALLEST)
     return found

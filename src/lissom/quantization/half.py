@@ -24,11 +24,13 @@ def halve(
         inputs: What the network is called with.
         tolerance: How far an output may move, relative to the largest.
     """
-    left = {
-        name: tensor
-        for name, tensor in model.state_dict(keep_vars=True).items()
-        if name not in set(settled) and tensor.dtype == torch.float32
-    }
+    own = model.state_dict(keep_vars=True)
+    taken = {id(own[name]) for name in settled if name in own}
+    left = {}
+    for name, tensor in own.items():  # each once, whatever names it has
+        if id(tensor) not in taken and tensor.dtype == torch.float32:
+            left[name] = tensor
+            taken.add(id(tensor))
     if not left:
         return
     expected = _outputs(model, inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -46,6 +47,8 @@ def _reason(layer: LayerSpec, module: nn.Module, owners: Mapping[int, set[int]])
     weight = module._parameters.get("weight")
     if weight is None:
         return "its weight is computed by something else"
+    if weight.dtype != torch.float32:
+        return f"its weight is {weight.dtype}, levels are for float32: convert with model.float()"
     if not layer.name:
         return "is the whole network: put it into a Sequential"
     if len(owners[id(weight)]) > 1:

@@ -257,6 +257,8 @@ class SizeSteering:
             given = {name: Levelled(q, levelled[name].step) for name, q in levels.items()}
             return self._weigh(given).total
 
+        if not self.trajectory:
+            self._look(step)
         found = self._goal.levels(tensors, measure)
         self.network.hold(found)
         size = measure(found)

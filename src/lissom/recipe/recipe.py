@@ -149,10 +149,10 @@ class Recipe(Section):
         seed: Of everything random.
         device: ``auto``, ``cpu``, ``cuda``, ...
         teacher: Network to distil from; None: the original.
-        ignore: Layers that stay as they are.
+        ignore: Layers whose output channels and rank stay; their inputs shrink with what they read.
         round_to: Alignment of channels and ranks: ``auto``, or an integer (1 = free).
         input: Shapes of the network's inputs (``1x3x224x224``); None: as the data set has them.
-        latency: Fields of ``Conditions`` but ``runtime``: ``batch``, ``threads``, ``runs``,
+        latency: Fields of ``Conditions``: ``runtime``, ``batch``, ``threads``, ``runs``,
             ``warmup``.
         allow_slower: Whether to decide what saves MACs, parameters or bytes but costs time.
     """
@@ -226,8 +226,6 @@ class Recipe(Section):
         Raises:
             RecipeError: A field is unknown or out of range.
         """
-        if "runtime" in self.latency:
-            raise RecipeError("latency.runtime: ONNX Runtime is the one there is; drop the field")
         try:
             return settings_from(Conditions, self.latency, "latency")
         except ValueError as error:
@@ -255,7 +253,6 @@ class Recipe(Section):
             content["stages"][index] = _spread(stage, full)
         content["recover"] = {key: training[key] for key in training if key not in _SHARED}
         content["latency"] = asdict(self.conditions())
-        del content["latency"]["runtime"]
         return yaml.safe_dump(_plain(content), sort_keys=False, allow_unicode=True)
 
 

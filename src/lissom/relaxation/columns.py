@@ -58,11 +58,16 @@ class Columns:
         self.total = 1.0
         self.total = max(float(self.strengths().norm()), _SMALLEST)
 
+    @property
+    def device(self) -> torch.device:
+        """Give where the block is."""
+        return self.block.coefficients.device
+
     @torch.no_grad()
     def strengths(self) -> Tensor:
         """Give the strength of each column, (r,); exactly 0 for those that have vanished."""
         coefficients = self.block.coefficients.detach()
-        self._scales = self._scales.to(coefficients.device)
+        self._scales = self._scales.to(coefficients)
         rows = coefficients.reshape(*coefficients.shape[:2], -1) * self._scales[:, None, None]
         seen = torch.einsum("trj,rjk->trk", rows, self._neighbours())
         return (seen * rows).sum(dim=(0, 2)).clamp_min(0).sqrt() / self.total
@@ -138,7 +143,7 @@ class Columns:
         basis, width = self.block.basis.detach(), self._width
         if self._metric is None:
             return basis.new_ones(len(basis), 1, 1)
-        matrix = self._matrix = self._matrix.to(basis.device)
+        matrix = self._matrix = self._matrix.to(basis)
         if width == 1:
             rows = self._metric.rows(as_cube(basis))  # (r, J, N)
             return ((rows @ matrix) * rows).sum(dim=(1, 2)).reshape(-1, 1, 1)

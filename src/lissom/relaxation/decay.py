@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from lissom.extension import StepState
+from lissom.plan.cost import Cost
 from lissom.relaxation.ramp import Ramp
 from lissom.relaxation.rank_and_channels import RankAndChannels
 from lissom.relaxation.steering import BudgetSteering
-from lissom.relaxation.support import COLUMNS, ROWS, Key, Slow, Support, nothing_slow
+from lissom.relaxation.support import COLUMNS, ROWS, Key, Slow, Support, as_support, nothing_slow
 
 _FADING = 2.0  # strength falls to exp(-2), energy to a fiftieth, within the lead
 
@@ -23,8 +24,9 @@ class DecaySteering(BudgetSteering):
     At every look one threshold on energy per cost says what the target cost holds now, and what
     the target a little later, the lead, will hold. What is outside the first vanishes for good;
     what is outside the second loses the same share of its strength at each step. Everything else
-    is left alone: a penalty takes from what stays nearly as much as from what goes wherever
-    energies lie close together. What fades may come back where the loss restores it.
+    is left alone, all columns of a layer that would be merged with it: a penalty takes from what
+    stays nearly as much as from what goes wherever energies lie close together. What fades may come
+    back where the loss restores it.
 
     Attributes:
         relaxation: What is steered.
@@ -51,7 +53,7 @@ class DecaySteering(BudgetSteering):
             ramp: When.
             lead: Share of the training for which something fades before it goes.
             round_to: Alignment of ranks and channels.
-            slow: Asked at the cut, for what is to stay whole though it costs more so.
+            slow: Asked at every look, for what is to stay whole though it costs more so.
         """
         super().__init__(relaxation, limits, ramp, round_to=round_to, slow=slow)
         self._lead = lead
@@ -74,8 +76,13 @@ class DecaySteering(BudgetSteering):
             unit: max(math.floor(self._target(progress, unit) * self._whole(unit)), limit)
             for unit, limit in self._limits.items()
         }
-        kept = self._best(strengths, limits)
+        kept = self._choice.choose(limits, self._multipliers)
         return {key: ~_mask(kept, key) for key in strengths}
+
+    def _cost(self, strengths: Mapping[Key, Tensor]) -> Cost:
+        """Price what has not vanished."""
+        alive = as_support({key: values > 0 for key, values in strengths.items()})
+        return self.relaxation.pricer.price(self.relaxation.configuration(alive))
 
     def _whole(self, unit: str) -> int:
         return int(getattr(self._original, unit))

@@ -133,7 +133,13 @@ def _values(
     for layer in blocks:
         network.get_submodule(layer).__class__ = nn.Sequential
     products = {name: v for layer in merged for name, v in merge_values(network, layer).items()}
-    gone = tuple(f"{layer}.{part}." for layer in merged for part in ("first", "last"))
+    together = {id(network.get_submodule(layer)) for layer in merged}
+    gone = tuple(
+        f"{name}.{part}."
+        for name, module in network.named_modules(remove_duplicate=False)
+        if id(module) in together
+        for part in ("first", "last")
+    )
     state = {n: v.detach() for n, v in network.state_dict().items() if not n.startswith(gone)}
     return {**state, **products}
 

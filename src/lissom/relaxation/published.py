@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ class PublishedSchedule:
     Attributes:
         relaxation: In the plain form, with rows of A.
         trajectory: Multiplier and cost at each look.
+        notes: Empty: nothing is timed.
 
     Source:
         Ruan et al., IEEE TNNLS 32, 2021, abstract; the ramp and the threshold after the authors'
@@ -48,6 +50,7 @@ class PublishedSchedule:
         self.relaxation, self._every = relaxation, every
         self._lambda = {True: lam_rank, False: lam_channel}
         self.trajectory: list[dict[str, float]] = []
+        self.notes: dict[str, Any] = {}
 
     def without_decay(self) -> Iterable[nn.Parameter]:
         """Give nothing: the published weight decay is on everything."""

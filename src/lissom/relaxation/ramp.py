@@ -26,11 +26,11 @@ class Ramp:
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end <= self.cut < 1:
             raise RecipeError(
-                f"ramp start={self.start}, end={self.end}, cut={self.cut}: expected "
-                "0 <= start <= end <= cut < 1"
+                f"ramp_start={self.start}, ramp_end={self.end}, cut_at={self.cut}: expected "
+                "0 <= ramp_start <= ramp_end <= cut_at < 1 (shares of the training)"
             )
         if self.every < 1:
-            raise RecipeError(f"ramp every={self.every}: expected at least 1 step")
+            raise RecipeError(f"steer_every={self.every}: expected at least 1 step")
 
     def target(self, progress: float, remaining: float) -> float:
         """Give the cost that is aimed at, as a fraction of the original's."""

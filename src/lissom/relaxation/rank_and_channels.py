@@ -71,6 +71,7 @@ class RankAndChannels:
         self.whole: dict[str, str] = {}
         self._pressure: dict[Key, Tensor] = {}
         self._support: Support | None = None
+        self._held: dict[Key, Tensor] = {}
         self._highest: dict[str, int] = {}
         self._pricer = Pricer(model, graph, clock)
 
@@ -163,7 +164,7 @@ class RankAndChannels:
             pressure: Per unit of learning rate, for all columns or channels of a group; where it
                 ``decays`` the share per step of each of them, (r,) or (channels,).
         """
-        self._pressure = {key: torch.as_tensor(value) for key, value in pressure.items()}
+        self._pressure = {key: self._beside(key, value) for key, value in pressure.items()}
 
     def after_step(self, step: StepState) -> None:
         """Fix the gauge, then make the proximal step; or hold the frozen support."""
@@ -196,6 +197,9 @@ class RankAndChannels:
         """Let everything outside ``support`` vanish, for good."""
         self._support = support
         self._pressure = {}
+        masks = {(COLUMNS, name): mask for name, mask in support.columns.items()}
+        masks |= {(ROWS, name): mask for name, mask in support.rows.items()}
+        self._held = {key: self._beside(key, mask) for key, mask in masks.items()}
         self.hold()
         for name, mask in support.columns.items():
             self.columns[name].block.use(mask)
@@ -207,11 +211,8 @@ class RankAndChannels:
 
     def hold(self) -> None:
         """Put back the zeros of the frozen support."""
-        if self._support is not None:
-            for name, mask in self._support.columns.items():
-                self.columns[name].keep(mask)
-            for name, mask in self._support.rows.items():
-                self.rows[name].keep(mask)
+        for key, mask in self._held.items():
+            self._group(key).keep(mask)
 
     def harden(self, relaxed: nn.Module, pays: Pays | None = None) -> Hardened:
         """Prune and merge: give the plan and the values of the network that is left.
@@ -250,7 +251,7 @@ class RankAndChannels:
         for name, value in state.items():
             what, kind, key = name.split(".", 2)
             found[what][kind, key] = value.cpu()
-        self._pressure = found["pressure"]
+        self.press(found["pressure"])
         self._highest = {name: int(value) for (_kind, name), value in found["highest"].items()}
         if found["support"]:
             self.freeze(as_support(found["support"]))
@@ -260,6 +261,10 @@ class RankAndChannels:
     def _group(self, key: Key) -> Columns | Rows:
         kind, name = key
         return self.columns[name] if kind == COLUMNS else self.rows[name]
+
+    def _beside(self, key: Key, value: float | Tensor) -> Tensor:
+        """Put what every step reads on the device of a group: a copy would make a GPU wait."""
+        return torch.as_tensor(value).to(self._group(key).device)
 
     def _keys(self) -> list[Key]:
         return [*((COLUMNS, name) for name in self.columns), *((ROWS, name) for name in self.rows)]

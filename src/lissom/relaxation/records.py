@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +24,17 @@ def as_records(state: Mapping[str, Tensor]) -> list[dict[str, float]]:
     columns = {k.removeprefix(start): v.tolist() for k, v in state.items() if k.startswith(start)}
     length = len(next(iter(columns.values()), []))
     return [{key: values[i] for key, values in columns.items()} for i in range(length)]
+
+
+def as_bytes(facts: Mapping[str, Any]) -> Tensor:
+    """Give JSON-ready facts as a tensor, for a checkpoint."""
+    return torch.tensor(list(json.dumps(facts).encode()), dtype=torch.uint8)
+
+
+def from_bytes(state: Tensor) -> dict[str, Any]:
+    """Undo ``as_bytes``."""
+    facts: dict[str, Any] = json.loads(bytes(state.tolist()))
+    return facts
 
 
 def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

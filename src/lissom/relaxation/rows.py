@@ -77,6 +77,11 @@ class Rows:
         self.total = 1.0
         self.total = max(float(self.strengths().norm()), _SMALLEST)
 
+    @property
+    def device(self) -> torch.device:
+        """Give where the parts are."""
+        return self.parts[0].parameter.device
+
     @torch.no_grad()
     def strengths(self) -> Tensor:
         """Give the strength of each channel, (channels,); exactly 0 once it has vanished."""

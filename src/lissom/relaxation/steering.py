@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lissom.errors import BudgetError, RecipeError
+from lissom.errors import RecipeError
 from lissom.extension import StepState
 from lissom.plan.cost import Cost
+from lissom.relaxation.choice import Choice
 from lissom.relaxation.prices import group_weights
 from lissom.relaxation.ramp import Ramp
 from lissom.relaxation.rank_and_channels import RankAndChannels
-from lissom.relaxation.records import as_columns, as_records, under
+from lissom.relaxation.records import as_bytes, as_columns, as_records, from_bytes, under
 from lissom.relaxation.shrink import left_after
-from lissom.relaxation.support import (
-    COLUMNS,
-    Key,
-    Slow,
-    Support,
-    admissible_counts,
-    as_support,
-    exact_support,
-    nothing_slow,
-    within,
-)
+from lissom.relaxation.support import Key, Slow, Support, as_support, nothing_slow
 from lissom.search.price import Configuration
 
 _GAIN, _SLOWEST, _FASTEST = 0.5, 0.8, 1.25  # of a multiplier, per look at the cost
@@ -48,6 +40,7 @@ class BudgetSteering:
     Attributes:
         relaxation: What is steered.
         trajectory: One record per look at the cost.
+        notes: Whatever its user wants to find again after an interruption, JSON-ready.
     """
 
     _decays = False
@@ -68,7 +61,8 @@ class BudgetSteering:
             limits: ``macs``, ``params``, with a clock ``nanoseconds``: absolute, at least one.
             ramp: When.
             round_to: Alignment of ranks and channels at the cut.
-            slow: Asked at the cut, for what is to stay whole though it costs more so.
+            slow: Asked when the ramp starts and at the cut, for what is to stay whole though it
+                costs more so.
         """
         if relaxation.decays != self._decays:
             kind = "DecaySteering" if relaxation.decays else "BudgetSteering"
@@ -79,10 +73,15 @@ class BudgetSteering:
         self.relaxation, self._limits, self._ramp = relaxation, dict(limits), ramp or Ramp()
         self._original = relaxation.pricer.price(Configuration())
         self._support: Support | None = None
-        self._round_to, self._slow = round_to, slow
+        self._choice = Choice(relaxation, tuple(limits), round_to, slow)
         self._multipliers: dict[str, float] = {}
-        self._most: dict[Key, int] = {}
         self.trajectory: list[dict[str, float]] = []
+        self.notes: dict[str, Any] = {}
+
+    @property
+    def most(self) -> Mapping[Key, int]:
+        """Give, for what is slow with more, the most columns or channels that it may have."""
+        return self._choice.most
 
     def without_decay(self) -> Iterable[nn.Parameter]:
         """Give the weights of the blocks: their scale is the gauge's business."""
@@ -106,6 +105,9 @@ class BudgetSteering:
             return True
         every = max(1, min(self._ramp.every, step.steps // 100))
         if step.step % every == 0:
+            if not self.trajectory:
+                # What will be slow as a pair must not lose columns that it would keep as one layer.
+                self.choose(self._limits)
             self._steer(step, every)
         return False
 
@@ -131,13 +133,17 @@ class BudgetSteering:
         state = {f"relaxation.{k}": v for k, v in self.relaxation.state_dict().items()}
         for unit, value in self._multipliers.items():
             state[f"multiplier.{unit}"] = torch.tensor(value, dtype=torch.float64)
-        return state | as_columns(self.trajectory)
+        state |= {f"choice.{k}": v for k, v in self._choice.state_dict().items()}
+        return state | {"notes": as_bytes(self.notes)} | as_columns(self.trajectory)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from ``state_dict``'s output."""
         self.relaxation.load_state_dict(under("relaxation.", state))
         multipliers = under("multiplier.", state)
         self._multipliers = {unit: float(value) for unit, value in multipliers.items()}
+        self._choice.load_state_dict(under("choice.", state))
+        for name, facts in from_bytes(state["notes"]).items() if "notes" in state else ():
+            self.notes.setdefault(name, {}).update(facts)
         self.trajectory = as_records(state)
 
     def _steer(self, step: StepState, every: int) -> None:
@@ -160,8 +166,11 @@ class BudgetSteering:
         self.relaxation.press({key: enough * value for key, value in pressure.items()})
 
     def _pressure(self, weights: Mapping[Key, Mapping[str, float]]) -> dict[Key, float]:
+        """Weigh what vanishes; nothing where pairs are slow at any rank, so that none will be."""
         return {
             key: sum(self._multipliers[unit] * weight for unit, weight in mine.items())
+            if key not in self._choice.whole
+            else 0.0
             for key, mine in weights.items()
         }
 
@@ -207,22 +216,7 @@ class BudgetSteering:
         Raises:
             BudgetError: Not even the smallest network keeps them.
         """
-        strengths, pricer = self.relaxation.strengths(), self.relaxation.pricer
-        while True:
-            support = self._with_merged(self._best(strengths, limits), strengths)
-            now = self.relaxation.configuration(support)
-            if not (slow := self._slow(now)):
-                break
-            self.relaxation.limit_ranks(slow)
-            self._most |= slow
-        cost = pricer.price(now)
-        if not within(cost, limits):
-            raise BudgetError(
-                f"the smallest network within reach has {cost.macs:,} MACs and {cost.params:,} "
-                f"parameters, above {dict(limits)}; raise the budget, learn columns and rows, let "
-                "coupled channels shrink (row_groups=all), or take what costs time (--allow-slower)"
-            )
-        return support
+        return self._choice.choose(limits, self._multipliers)
 
     def decide(self, support: Support) -> None:
         """Settle beforehand what stays at the cut: what ``choose`` gave."""
@@ -235,33 +229,6 @@ class BudgetSteering:
         self.relaxation.refit(support, optimizer)
         self.relaxation.freeze(support)
         self._record(progress, cost)
-
-    def _best(self, strengths: Mapping[Key, Tensor], limits: Mapping[str, int]) -> Support:
-        """Give what to keep within some limits: the most energy per cost."""
-        now = self.relaxation.expected()
-        weights = group_weights(self.relaxation, strengths, now, self._limits)
-        shares = self._multipliers or dict.fromkeys(self._limits, 1.0)
-        total = sum(shares.values())
-        scores = {
-            key: values.pow(self.relaxation.power)
-            / sum(shares[u] / total * w for u, w in weights[key].items())
-            for key, values in strengths.items()
-        }
-        admissible = {
-            key: admissible_counts(len(values), self._round_to, self._most.get(key))
-            for key, values in strengths.items()
-        }
-        pricer, configuration = self.relaxation.pricer, self.relaxation.configuration
-        return exact_support(scores, admissible, lambda s: pricer.price(configuration(s)), limits)
-
-    def _with_merged(self, support: Support, strengths: Mapping[Key, Tensor]) -> Support:
-        """Give layers that will be merged all of their columns back: they cost nothing there."""
-        pairs = self.relaxation.configuration(support).low_rank
-        columns = {
-            layer: mask if layer in pairs else strengths[COLUMNS, layer] > 0
-            for layer, mask in support.columns.items()
-        }
-        return Support(columns, support.rows)
 
     def _first(
         self,
@@ -277,11 +244,6 @@ class BudgetSteering:
         steps = (self._ramp.end - step.progress) * step.steps
         reach = power * max(steps, 1) * step.learning_rate * _AVERAGE_RATE
         return len(self._limits) * float(relative.median()) / reach
-
-    def _cost(self, strengths: Mapping[Key, Tensor]) -> Cost:
-        """Price what has not vanished."""
-        alive = as_support({key: values > 0 for key, values in strengths.items()})
-        return self.relaxation.pricer.price(self.relaxation.configuration(alive))
 
     def _fraction(self, cost: Cost, unit: str) -> float:
         return float(getattr(cost, unit) / getattr(self._original, unit))

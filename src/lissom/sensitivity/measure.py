@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from lissom.errors import DataError, ModelError
 from lissom.graph.replay import Replay
@@ -59,7 +60,12 @@ class Measured:
         """
         chosen = _take(self.batches, self.task, self.images)
         size = chosen[0][0].shape[0]
-        facts = {"batch": size, "inputs": _inputs_hash(chosen), "task": _task_name(self.task)}
+        facts = {
+            "batch": size,
+            "inputs": _inputs_hash(chosen),
+            "task": _task_name(self.task),
+            "outputs": _outputs_seen(self.model, chosen[0]),
+        }
         store = HarmCache(self.cache, fingerprint(self.model, facts))
         store.harms = self.processes.from_first(lambda: store.harms)
         keys = [candidate.key for candidate in candidates]
@@ -178,6 +184,17 @@ def _take(batches: Iterable[Any], task: Task, images: int) -> list[tuple[Tensor,
             "the calibration set gave no batch; sensitivities need some hundred samples"
         )
     return taken
+
+
+def _outputs_seen(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[str]:
+    """Say what a network gives: the same tensors may belong to another forward.
+
+    In three digits, which do not depend on the number of threads.
+    """
+    with torch.no_grad():
+        outputs = pytree.tree_leaves(model(*inputs))
+    found = (one.double().abs().mean() for one in outputs if isinstance(one, Tensor))
+    return [f"{float(one):.3g}" for one in found]
 
 
 def _inputs_hash(chosen: Sequence[tuple[Tensor, ...]]) -> str:

@@ -38,7 +38,7 @@ def network() -> nn.Module:
 
 
 def companion(model: nn.Module) -> rival_pruning.GroupNorm:
-    most = rival_pruning.macs_of(model, INPUTS) // 2
+    most = {"macs": rival_pruning.cost_of(model, INPUTS).macs // 2}
     return rival_pruning.GroupNorm(model, INPUTS, STRONG, most, lambda _model: 0.5)
 
 
@@ -103,7 +103,7 @@ def test_after_the_cut_the_network_with_zeros_learns_what_the_smaller_one_does()
     assert party.accuracies == (0.5, 0.5)
     small = copy.deepcopy(ours)
     rival_pruning.remove(small, rival_pruning.pruner_of(small, INPUTS, "magnitude").DG, party.dead)
-    whole, left = (rival_pruning.macs_of(one, INPUTS) for one in (ours, small))
+    whole, left = (rival_pruning.cost_of(one, INPUTS).macs for one in (ours, small))
     assert 0.45 < left / whole <= 0.5
     its = optimizer(small.train(), STRONG.weight_decay)
     for step in range(7, 10):
@@ -138,7 +138,9 @@ def test_channels_are_numbered_as_before_all_pruning() -> None:
 
 def test_the_counter_is_that_of_capture() -> None:
     model = network()
-    assert rival_pruning.macs_of(model, INPUTS) == capture(model, INPUTS).cost.macs
+    found = rival_pruning.cost_of(model, INPUTS)
+    expected = capture(model, INPUTS).cost
+    assert (found.macs, found.params) == (expected.macs, expected.params)
 
 
 def test_the_matched_pressure_keeps_the_published_product() -> None:
@@ -164,7 +166,7 @@ def test_taylor_ranks_by_the_gradients_that_it_is_given() -> None:
             gradient[1] = 0
         if name.endswith(".conv2.weight"):
             gradient[:, 1] = 0
-    most = rival_pruning.macs_of(model, INPUTS) - 1
+    most = {"macs": rival_pruning.cost_of(model, INPUTS).macs - 1}
     dead = rival_pruning.choose(model, INPUTS, most, "taylor", gradients)
     assert dead
     assert all(channels == [1] for channels in dead.values())

@@ -14,8 +14,9 @@ from lissom.plan.plan import Plan, Source
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run")
-    save(out, Artifacts(plan=Plan((), Source("lissom:resnet8"))))
-    export_onnx(build_model("lissom:resnet8"), (torch.zeros(1, 3, 32, 32),), out / ONNX)
+    model = build_model("lissom:resnet8")
+    save(out, Artifacts(model=model, plan=Plan((), Source("lissom:resnet8"))))
+    export_onnx(model, (torch.zeros(1, 3, 32, 32),), out / ONNX)
     return out
 
 
@@ -31,6 +32,23 @@ def test_compares_both_networks_and_states_the_conditions(
     ]
     assert "batch 2, threads 1, runs 3" in text
     assert "onnxruntime" in text
+
+
+def test_torch_runs_the_networks_themselves(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bench", str(folder), "--runtime", "torch", "--runs", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "compressed" in text
+    assert f"torch {torch.__version__}, batch 1" in text
+
+
+def test_a_runtime_that_there_is_not_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bench", str(folder), "--runtime", "tvm"]) == 2
+    message = "--runtime='tvm': expected onnxruntime, openvino, torch, torch-compiled"
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_network_of_your_own_must_be_given(

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,11 @@ from torch import nn
 import lissom
 from lissom.artifacts import Artifacts, save
 from lissom.cli.app import run
-from lissom.errors import PackedFileError, PlanError
+from lissom.errors import LissomError, PackedFileError, PlanError
 from lissom.export.runtime import OnnxSession
-from lissom.packed.tensors import Levels
+from lissom.packed.reader import PackedReader
+from lissom.packed.tensors import Levels, Stored
+from lissom.packed.writer import pack
 from lissom.plan.plan import Plan, Source
 from packed_samples import kernels, same
 
@@ -55,6 +58,43 @@ def test_unpacked_files_are_those_that_were_packed(folder: Path, tmp_path: Path)
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
+def test_a_packed_file_of_another_network_is_refused_before_anything_is_decoded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a file claims to hold may be far more than it is."""
+
+    def never(reader: PackedReader) -> dict[str, torch.Tensor]:
+        raise AssertionError("decoded")
+
+    source = json.loads((folder / "plan.json").read_text())["source"]
+    claim = Plan((), Source(source["spec"])).to_json()
+    content = pack({"conv1.weight": Stored(torch.zeros(2, 2))}, claim).content
+    (folder / "claim.lsm").write_bytes(content)
+    monkeypatch.setattr(PackedReader, "tensors", never)
+    with pytest.raises(PlanError, match=r"tensor|stored"):
+        lissom.load(folder / "claim.lsm")
+
+
+def test_more_values_than_memory_holds_are_a_damaged_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_given: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("lissom.packed.reader.read_stored_chunk", full)
+    with pytest.raises(PackedFileError, match=r"claims [\d,]+ values, more than memory holds"):
+        lissom.load(folder / "model.lsm")
+
+
+def test_a_network_that_can_not_be_built_is_a_plan_error(folder: Path) -> None:
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["source"]["arguments"] = {"classes": -5}
+    content = pack({"x": Stored(torch.zeros(2))}, json.dumps(plan)).content
+    (folder / "odd.lsm").write_bytes(content)
+    with pytest.raises(LissomError):
+        lissom.load(folder / "odd.lsm")
+
+
 def test_an_onnx_file_computes_the_same(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     command = ["unpack", str(folder / "model.lsm"), "--to", str(path)]
@@ -68,6 +108,14 @@ def test_an_onnx_file_computes_the_same(folder: Path, tmp_path: Path) -> None:
 def test_an_onnx_file_needs_a_shape(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["unpack", str(folder / "model.lsm"), "--to", "x.onnx"]) == 2
     assert "needs the shape of its input: --input 1x3x32x32" in capsys.readouterr().err
+
+
+def test_options_of_an_onnx_file_are_refused_for_a_folder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    assert run(["unpack", str(folder / "model.lsm"), "--to", out, "--input", "1x1x8x8"]) == 2
+    assert "--input: has no effect" in " ".join(capsys.readouterr().err.split())
 
 
 def test_own_networks_are_given(tmp_path: Path) -> None:

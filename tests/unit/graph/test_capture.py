@@ -155,3 +155,18 @@ def test_bad_input_is_refused():
         ModelError, match=r"does not run on example_inputs of shapes \(2, 5, 8, 8\)"
     ):
         capture(Gate(), (torch.zeros(1, 5, 8, 8),))
+
+
+def test_a_layer_that_gets_its_input_by_name_is_named():
+    class ByName(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.a(input=x).mean((2, 3))
+
+    with pytest.raises(
+        ModelError, match=r"a: the network hands it input by name; call it by place"
+    ):
+        capture(ByName(), (X,))

@@ -5,7 +5,6 @@ import pytest
 from lissom.errors import MeasureError
 from lissom.measure import operation_times
 from lissom.measure.operation import Operation
-from lissom.measure.operation_graph import durations
 from lissom.measure.operation_times import OperationTimes
 
 SMALL = Operation(8, 8, (8, 8), (3, 3), padding=(1, 1, 1, 1))
@@ -15,6 +14,24 @@ OTHERS = (
     Operation(33, 20, (9, 7), (1, 3), stride=(1, 2)),
     Operation(256, 128, (1, 4)),
 )
+
+
+class Told:
+    """A runtime whose samples are given."""
+
+    label = "told 1"
+
+    def __init__(self, samples):
+        self.given, self.rounds, self.asked = samples, 0, []
+
+    def samples(self, operations, batch, threads):
+        self.asked.append(len(operations))
+
+        def once():
+            self.rounds += 1
+            return [list(self.given) for _ in operations]
+
+        return once
 
 
 def test_every_kind_of_operation_is_timed_and_more_work_takes_longer():
@@ -48,51 +65,26 @@ def test_a_damaged_file_is_named(tmp_path):
         OperationTimes(folder=tmp_path).of([SMALL])
 
 
-def test_a_machine_that_is_too_busy_gives_no_time(monkeypatch):
-    def profile(self, content, feed):
-        return {0: [5.0, 5.0, *[300.0 + i for i in range(11)]]}
-
-    monkeypatch.setattr(OperationTimes, "_profile", profile)
-    with pytest.raises(MeasureError, match="too busy to time Operation"):
-        OperationTimes().of([SMALL])
+def test_a_machine_that_is_too_busy_gives_no_time():
+    busy = Told([5.0, *[300.0 + i for i in range(11)]])
+    with pytest.raises(MeasureError, match=r"too busy to time Operation.* a quarter of 72 runs"):
+        OperationTimes(runtime=busy).of([SMALL])
 
 
-def test_interruptions_alone_do_not_count(monkeypatch):
-    rounds = []
+def test_a_runtime_that_says_nothing_of_an_operation_is_named():
+    with pytest.raises(MeasureError, match="told 1 tells no time for Operation"):
+        OperationTimes(runtime=Told([])).of([SMALL])
 
-    def profile(self, content, feed):
-        rounds.append(1)
-        return {0: [900.0, *[40.0] * 6, *[20_000.0] * 6]}
 
-    monkeypatch.setattr(OperationTimes, "_profile", profile)
-    assert OperationTimes()[SMALL].nanoseconds == 40_500
-    assert len(rounds) == 1
+def test_interruptions_alone_do_not_count():
+    interrupted = Told([*[40.0] * 6, *[20_000.0] * 6])
+    assert OperationTimes(runtime=interrupted)[SMALL].nanoseconds == 40_500
+    assert interrupted.rounds == 1
 
 
 def test_large_weights_are_measured_in_several_graphs(monkeypatch):
     monkeypatch.setattr(operation_times, "_WEIGHTS", 600)
-    graphs = []
-
-    def profile(self, content, feed):
-        graphs.append(content)
-        return {place: [9.0] * 13 for place in range(content.count(b"Relu"))}
-
-    monkeypatch.setattr(OperationTimes, "_profile", profile)
-    OperationTimes().of([SMALL, Operation(8, 9, (8, 8), (3, 3)), Operation(4, 4, (2, 2), (1, 1))])
-    assert len(graphs) == 3
-
-
-def test_profile_events_are_told_apart_by_name():
-    def event(name, operator="Conv", category="Node"):
-        return {"cat": category, "name": name, "dur": 7, "args": {"op_name": operator}}
-
-    events = [
-        event("y3_nchwc_kernel_time"),
-        event("z3_nchwc_kernel_time"),
-        event("fused y12_kernel_time", "FusedGemm"),
-        event("z3_kernel_time", "Relu"),
-        event("ReorderOutput_token_1_kernel_time", "ReorderOutput"),
-        event("y3_fence_before"),
-        event("y4_kernel_time", category="Session"),
-    ]
-    assert durations(events) == {3: [7.0, 7.0], 12: [7.0]}
+    told = Told([9.0] * 12)
+    others = Operation(8, 9, (8, 8), (3, 3)), Operation(4, 4, (2, 2), (1, 1))
+    OperationTimes(runtime=told).of([SMALL, *others])
+    assert told.asked == [1, 1, 1]

@@ -1,6 +1,7 @@
 """EDP as a method: its settings, the smallest network, and what it proposes."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -48,13 +49,27 @@ def view(**options):
         ({"start": "warm"}, "start='warm'"),
         ({"row_groups": "some"}, "row_groups='some'"),
         ({"penalty": "l1"}, "penalty='l1'"),
-        ({"statistics_images": 0}, "statistics_images=0: expected at least 1"),
-        ({"rate_factor": 0.0}, "rate_factor=0.0: expected more than 0"),
+        ({"statistics_images": 0}, "statistics_images=0: expected a whole number of at least 1"),
+        ({"statistics_images": 2.5}, "statistics_images=2.5: expected a whole number"),
+        ({"rate_factor": 0.0}, "rate_factor=0.0: expected a number above 0"),
+        ({"rate_factor": float("inf")}, "rate_factor=inf: expected a number above 0"),
         ({"lam_rank": -1.0}, "lam_rank=-1.0: expected 0 or more"),
         ({"lam_channel": float("nan")}, "lam_channel=nan: expected 0 or more"),
-        ({"ramp_end": 0.7, "cut_at": 0.2}, "ramp start=0.*, end=0.7, cut=0.2"),
+        ({"ramp_end": 0.7, "cut_at": 0.2}, "ramp_start=0.0, ramp_end=0.7, cut_at=0.2: expected"),
         ({"split": "spatial", "penalty": "energy"}, "penalty='energy': has no effect where"),
-        ({"lead": 0.0}, "lead=0.0: expected more than 0"),
+        ({"lead": 0.0}, "lead=0.0: expected a number above 0"),
+        ({"cut_at": 0.3}, "cut_at=0.3: the target would be the budget from the first step on"),
+        ({"lam_rank": 0.5}, "lam_rank=0.5: has no effect in mode=budget"),
+        ({"lead": 0.3}, "lead=0.3: has no effect where the support is cut at the start"),
+        (
+            {"penalty": "norm", "split": "channel", "lead": 0.3, "ramp_end": 0.5, "cut_at": 0.6},
+            "lead=0.3: has no effect with penalty=norm",
+        ),
+        ({"mode": "faithful", "penalty": "energy"}, "penalty='energy': has no effect in mode=fai"),
+        ({"mode": "faithful", "cut_at": 0.6}, "cut_at=0.6: has no effect in mode=faithful"),
+        ({"mode": "faithful", "split": "spatial"}, "split='spatial': has no effect in mode=faithf"),
+        ({"start": "scratch", "statistics_images": 9}, "statistics_images=9: .* start=scratch"),
+        ({"learn": ("rows",), "split": "spatial"}, "split='spatial': .* no ranks are learned"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(wrong, message) -> None:
@@ -107,7 +122,7 @@ def test_it_trains_and_proposes_a_network_within_the_budget(settings) -> None:
     evidence = proposal.evidence
     assert evidence["accuracy_before_merge"] == evidence["accuracy_after_merge"]
     assert evidence["trajectory"][-1]["macs"] <= 0.7
-    assert proposal.training == {"rate_factors": (settings.rate_factor,)}
+    assert proposal.training == {"rate_factors": (settings.rate,)}
     assert (evidence["merged"] == []) == (settings.merge == "never") or "rows" in settings.learn
     kinds = {type(decision).__name__ for decision in proposal.plan.decisions}
     assert ("KeepChannels" in kinds) <= ("rows" in settings.learn)
@@ -134,5 +149,27 @@ def test_the_faithful_mode_runs_without_a_goal() -> None:
 
 def test_fixed_multipliers_that_do_not_reach_the_budget_are_named() -> None:
     settings = EdpSettings(mode="faithful", lam_rank=0.0, lam_channel=0.0)
-    with pytest.raises(BudgetError, match=r"lam_rank=0.0 .* above the budget macs=0.9; raise"):
-        Edp(settings).plan(view(), Budget.parse("macs=0.9"))
+    proposal = Edp(settings).plan(view(), Budget.parse("macs=0.9"))
+    assert re.search(r"lam_rank=0.0 .* above the budget macs=0.9; raise", proposal.above)
+
+
+def test_an_alignment_that_a_threshold_can_not_keep_is_refused() -> None:
+    with pytest.raises(RecipeError, match="round_to=4: has no effect in mode=faithful"):
+        Edp(EdpSettings(mode="faithful")).plan(view(round_to=4), Budget.parse("macs=0.9"))
+
+
+def test_rates_are_those_that_the_start_bears() -> None:
+    settings = (
+        EdpSettings(),
+        EdpSettings(start="scratch"),
+        EdpSettings(mode="faithful"),
+        EdpSettings(rate_factor=2.0),
+    )
+    assert [one.rate for one in settings] == [5.0, 1.0, 1.0, 2.0]
+    assert [Edp(one).from_scratch for one in settings] == [False, True, False, False]
+
+
+def test_a_network_without_anything_to_learn_is_refused_with_the_reasons() -> None:
+    layers = frozenset({"stem", "a", "b", "c", "d", "skip", "head"})
+    with pytest.raises(BudgetError, match="no layer's rank and no channels can be learned here"):
+        Edp().plan(view(ignore=layers), Budget.parse("macs=1G"))

@@ -53,7 +53,8 @@ def test_cuts_remove_about_what_was_asked_and_as_the_pricer_says(probing, units)
         if unit.group is None:
             continue
         probes = probes_of(probing, unit, "prune")
-        assert sorted(probe.removed for probe in probes) == pytest.approx(FRACTIONS, abs=0.15)
+        within = sorted(probe.removed for probe in probes)[: len(FRACTIONS)]
+        assert within == pytest.approx(FRACTIONS, abs=0.15)
         plain = probing.pricer.price(Configuration()).macs
         for probe in probes:
             alive = {
@@ -63,6 +64,17 @@ def test_cuts_remove_about_what_was_asked_and_as_the_pricer_says(probing, units)
             (kept,) = {tuple(mask.nonzero().flatten().tolist()) for mask in alive.values()}
             cut = probing.pricer.price(Configuration({unit.name: kept})).macs
             assert probe.removed == pytest.approx((plain - cut) / unit.cost.macs)
+
+
+def test_cuts_are_tried_down_to_an_eighth_of_the_channels(probing, units):
+    """Readers lose MACs, too: far more may go than the fractions say."""
+    unit = next(unit for unit in units if unit.name == "a")
+    channels = unit.group.channels
+    probes = probes_of(probing, unit, "prune")
+    read = [next(iter(probe.candidate.overrides.values())) for probe in probes]
+    kept = {int((one.abs().transpose(0, 1).flatten(1).sum(1) > 0).sum()) for one in read}
+    assert {channels // 2, channels // 4, channels // 8} <= kept
+    assert max(probe.removed for probe in probes) > 1
 
 
 def test_decompositions_take_the_family_that_errs_least(probing, units):
@@ -80,7 +92,8 @@ def test_every_unit_has_a_curve_per_family_that_rises(measured, units):
     for unit in units:
         assert set(measured.curves[unit.name]) == set(unit.families)
         for curve in measured.curves[unit.name].values():
-            assert [x for x, _ in curve.points] == pytest.approx(FRACTIONS, abs=0.15)
+            within = [x for x, _ in curve.points][: len(FRACTIONS)]
+            assert within == pytest.approx(FRACTIONS, abs=0.15)
             assert 0 < curve(0.25) <= curve(0.75) < curve(0.95)
 
 

@@ -26,13 +26,12 @@ class FakeClock:
         self.rest_us, self.factor, self.drift = rest_us, factor, list(drift)
         self.runs = 0
 
-    def milliseconds(self, networks):
+    def milliseconds(self, network, original):
         pace = self.drift.pop(0) if self.drift else 1.0
         self.runs += 1
-        return {
-            name: pace * (self.rest_us + self.factor * one.layers_us) / 1e3
-            for name, one in networks.items()
-        }
+        return tuple(
+            pace * (self.rest_us + self.factor * one.layers_us) / 1e3 for one in (network, original)
+        )
 
 
 def search(clock, text="latency=0.5", original_us=1000):
@@ -82,6 +81,21 @@ def test_an_absolute_limit_is_taken_as_it_is():
     assert size == 200
 
 
+def test_after_a_miss_less_is_aimed_at():
+    """A rest that grows as layers shrink would else be met from above for ever."""
+
+    class Growing(FakeClock):
+        def milliseconds(self, network, original):
+            self.rest_us = 200 - 0.1 * network.layers_us
+            return super().milliseconds(network, original)
+
+    clock = Growing(rest_us=0)
+    size, facts = run(search(clock, "latency=500us"), range(10, 1001))
+    attempts = facts["attempts"]
+    assert not attempts[0]["measured_ms"] <= attempts[0]["limit_ms"]
+    assert 0.97 * 500 <= 200 + 0.9 * size <= 500
+
+
 def test_the_mildest_of_what_keeps_the_limit_is_taken():
     clock = FakeClock(rest_us=0, drift=[1.0, 1.0, 1.0])
     sizes = [100, 450, 520]
@@ -91,8 +105,8 @@ def test_the_mildest_of_what_keeps_the_limit_is_taken():
 
 def test_a_limit_that_nothing_keeps_names_what_was_reached():
     class Stuck(FakeClock):
-        def milliseconds(self, networks):
-            return dict.fromkeys(networks, 2.0)
+        def milliseconds(self, network, original):
+            return 2.0, 2.0
 
     with pytest.raises(BudgetError, match=r"latency=0\.5 is 1 ms; the fastest network.*2 ms"):
         run(search(Stuck(0), original_us=1800))
@@ -124,12 +138,13 @@ def view():
 
 def test_fractions_refer_to_the_original_of_the_run(view):
     class Clock(FakeClock):
-        def milliseconds(self, networks):
-            return {name: 8.0 if one is original else 4.0 for name, one in networks.items()}
+        def milliseconds(self, network, original):
+            assert original is dense
+            return (8.0 if network is dense else 4.0), 8.0
 
-    original = nn.Sequential(nn.Linear(4, 9))
+    dense = nn.Sequential(nn.Linear(4, 9))
     limit = Budget.parse("latency=0.5").latency
-    made = TimedSearch.of(replace(view, clock=Clock(0), original=original), limit, 1_000_000)
+    made = TimedSearch.of(replace(view, clock=Clock(0), original=dense), limit, 1_000_000)
     candidate, facts = made.run(lambda _limit: 7, lambda _one: 1_000_000, lambda _one: view.model)
     assert candidate == 7
     assert facts["attempts"][0]["limit_ms"] == pytest.approx(4.0)

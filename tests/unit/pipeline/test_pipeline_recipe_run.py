@@ -123,6 +123,13 @@ def test_where_sensitivities_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert default_cache() == tmp_path / "lissom"
 
 
+def test_weights_are_refused_where_a_method_starts_without() -> None:
+    stages = [{"method": "edp", "start": "scratch"}]
+    methods_of(recipe(("stages", stages)))
+    with pytest.raises(RecipeError, match=r"model.weights: a.pt is given, but stages.0"):
+        methods_of(recipe(("stages", stages), ("model.weights", "a.pt")))
+
+
 def test_random_weights_are_those_of_the_seed() -> None:
     torch.rand(3)
     before = torch.get_rng_state()

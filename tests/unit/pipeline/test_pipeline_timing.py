@@ -11,7 +11,8 @@ from lissom.errors import MeasureError
 from lissom.export.onnx import export_onnx
 from lissom.measure.clock import RuntimeClock
 from lissom.measure.latency import Conditions
-from lissom.pipeline.timing import latencies, slowness, unpaid
+from lissom.measure.runtime import Runnable
+from lissom.pipeline.timing import latencies, outpaced, slowness, unpaid
 
 NETWORKS = nn.Identity(), nn.Linear(1, 1)
 
@@ -69,6 +70,20 @@ def test_decisions_that_cost_time_are_named_and_what_is_not_known_is_said():
     assert list(unpaid({"never_slower": {"left_out": slow, "taken_all_the_same": []}})) == []
 
 
+@pytest.mark.parametrize(("int8", "said"), [(1.5, ["1.50 (1.5"]), (0.9, [])])
+def test_an_int8_file_that_is_slower_than_the_float_one_is_owned_up_to(int8, said):
+    times = iter([[2.0] * 40, [1.0] * 40, [int8 + 0.0001 * n for n in range(40)]])
+
+    class Three(KnownClock):
+        def run(self, given):
+            return {place: next(times) for place in given}
+
+    *_, rounded = latencies((1, 2, 3), NETWORKS, Three(2.0, 1.0, None))
+    found = list(outpaced(rounded))
+    assert len(found) == len(said)
+    assert all(part in line for part, line in zip(said, found, strict=True))
+
+
 def test_a_machine_too_busy_for_single_layers_still_compares_the_networks():
     before, after = timed(2.0, 1.0, None)
     assert after["not_predicted"] == "too busy"
@@ -85,7 +100,8 @@ def test_a_network_that_is_all_weight_layers_takes_about_what_they_take(tmp_path
     files = tmp_path / "a.onnx", tmp_path / "b.onnx"
     for one, path in zip((network, half), files, strict=True):
         export_onnx(one, example, path)
-    before, after = latencies(files, (network, half), clock)
+    given = [Runnable(one, path) for one, path in zip((network, half), files, strict=True)]
+    before, after = latencies(given, (network, half), clock)
     assert after["layers_ms"] == pytest.approx(before["layers_ms"] / 2, rel=0.01)
     assert 0.2 < after["ratio"] < 0.9
     assert abs(after["prediction_error"]) < 0.6

@@ -178,6 +178,7 @@ def test_layers_without_levels_are_folded_too() -> None:
 def test_norms_that_stay_become_float16_and_no_variance_zero() -> None:
     model = block()
     model[1].running_var.data[0] = 1e-12
+    model[1].running_mean.data[0] = 0.5  # what float16 moved would be amplified
     values = final_form(model, quantize(model), {}).values
     for leaf in ("weight", "bias", "running_mean", "running_var"):
         value = values[f"1.{leaf}"]
@@ -215,6 +216,60 @@ class Tuple(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.linear(x), self.large + 0 * x
+
+
+def test_levels_of_a_layer_with_two_names_stay_levels() -> None:
+    torch.manual_seed(0)
+    twice = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+    network = nn.Sequential(twice, nn.ReLU(), twice, nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
+    levels = torch.randint(-15, 16, twice.weight.shape).int()
+    found = {"0": Levelled(levels, torch.tensor(0.0137))}
+    values = final_form(network, found, {}, inputs=(torch.randn(4, 8, 6, 6),)).values
+    assert isinstance(packable(values["0.weight"]), Levels)
+
+
+def test_raw_images_keep_the_means_of_a_norm_that_stays() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(3)
+    norm.running_mean = torch.tensor([4001.3, 2500.7, 0.3])
+    network = nn.Sequential(norm, nn.Conv2d(3, 8, 3)).eval()
+    values = final_form(network, {}, {}).values
+    assert torch.equal(values["0.running_mean"], norm.running_mean)
+    near = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3)).eval()
+    near[0].running_mean = torch.tensor([1.3, -0.7, 0.3])
+    short = final_form(near, {}, {}).values["0.running_mean"]
+    assert torch.equal(short, short.half().float())
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4, 1e6])
+def test_large_inputs_do_not_silence_a_folded_layer(scale: float) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+    images = torch.randn(32, 3, 8, 8) * scale
+    network.train()
+    for _ in range(60):
+        network(images)
+    weight = network.eval()[0].weight.detach()
+    step = weight.abs().max() / 127
+    found = {"0": Levelled((weight / step).round().int(), step)}
+    form = final_form(network, found, {"0": "1"}, inputs=(images,))
+    new = build(network, Plan(form.plan))
+    apply_values(new, form.values)
+    with torch.no_grad():
+        expected, got = network(images), new.eval()(images)
+    assert float((got - expected).abs().max()) < 0.06 * float(expected.abs().max())
+
+
+def test_dead_channels_leave_the_scales_of_the_others_short() -> None:
+    model = block()
+    model[1].weight.data[0] = 1e-9
+    found = quantize(model)
+    folded = final_form(model, found, {"0": "1"}).values["0.weight"]
+    scales = (
+        folded[1:].abs().flatten(1).max(1).values
+        / found["0"].levels[1:].abs().flatten(1).max(1).values
+    )
+    assert torch.equal(scales, scales.half().float())
 
 
 def test_the_rest_becomes_float16_where_the_outputs_bear_it() -> None:

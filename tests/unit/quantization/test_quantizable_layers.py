@@ -57,3 +57,11 @@ def test_a_network_that_is_a_layer_is_refused_with_a_way_out():
     chosen, refused = quantizable(model, capture(model, (torch.zeros(1, 3, 6, 6),)), frozenset())
     assert chosen == ()
     assert "Sequential" in refused["(the network)"]
+
+
+def test_other_types_than_float32_are_refused():
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten(), nn.Linear(96, 2)).double().eval()
+    graph = capture(model, (torch.zeros(1, 3, 6, 6).double(),))
+    chosen, refused = quantizable(model, graph, frozenset())
+    assert chosen == ()
+    assert "torch.float64, levels are for float32" in refused["0"]

@@ -139,3 +139,15 @@ def test_says_where_it_is(problem):
     loop.run(end=20)
     assert "kB of" in loop.steering.status()
     assert loop.steering.scalars()["bytes"] > 0
+
+
+def test_a_training_of_one_step_is_held_within_the_size(problem):
+    limit = Loop(problem, 10**6).size() // 2
+    loop = Loop(problem, limit)
+    state = StepState(0.01, 0, 1, loop.optimizer)
+    loop.model(loop.inputs).square().mean().backward()
+    loop.optimizer.step()
+    assert loop.steering.after_step(state)
+    assert loop.network.holds
+    assert loop.size() <= limit
+    assert len(loop.steering.trajectory) == 2

@@ -161,11 +161,11 @@ def test_conditions_of_latency_are_checked_and_spelled_out() -> None:
     recipe = Recipe.model_validate({**base, "latency": {"threads": 2, "batch": 8}})
     assert (recipe.conditions().threads, recipe.conditions().batch) == (2, 8)
     spelled = yaml.safe_load(recipe.to_yaml())["latency"]
-    assert spelled == {"batch": 8, "threads": 2, "runs": 50, "warmup": 10}
+    assert spelled == {"batch": 8, "threads": 2, "runs": 50, "warmup": 10, "runtime": "onnxruntime"}
     for wrong, message in (
         ({"threads": 0}, r"latency\.threads must be at least 1, got 0"),
         ({"thread": 1}, r"latency\.thread: unknown key; did you mean 'threads'"),
-        ({"runtime": "openvino"}, r"latency\.runtime: ONNX Runtime is the one there is"),
+        ({"runtime": "tvm"}, r"latency\.runtime='tvm': expected onnxruntime, openvino, torch"),
     ):
         with pytest.raises(RecipeError, match=message):
             Recipe.model_validate({**base, "latency": wrong})

@@ -5,9 +5,11 @@ import torch
 
 from lissom.errors import RecipeError
 from lissom.extension import StepState
+from lissom.relaxation.block import product
 from lissom.relaxation.decay import DecaySteering
 from lissom.relaxation.ramp import Ramp
 from lissom.relaxation.steering import BudgetSteering
+from lissom.relaxation.support import COLUMNS, nothing_slow
 from relaxation_samples import Residual, counted, relaxed
 
 STEPS = 100
@@ -17,12 +19,12 @@ RAMP = Ramp(start=0.0, end=0.5, cut=0.6, every=1)
 class Still:
     """A training in which nothing but the steering moves."""
 
-    def __init__(self, shares, **options):
+    def __init__(self, shares, slow=nothing_slow, **options):
         self.case = relaxed(Residual, penalty="decay", **options)
         self.relaxation = self.case.relaxation
         whole = self.relaxation.graph.cost
         self.limits = {unit: int(share * getattr(whole, unit)) for unit, share in shares.items()}
-        self.steering = DecaySteering(self.relaxation, self.limits, RAMP, lead=0.2)
+        self.steering = DecaySteering(self.relaxation, self.limits, RAMP, lead=0.2, slow=slow)
         self.optimizer = torch.optim.SGD(self.case.network.parameters(), lr=0.1)
 
     def run(self, start=0, end=STEPS):
@@ -94,6 +96,53 @@ def test_resumes_to_the_bit(at):
     for key, values in whole.relaxation.strengths().items():
         assert torch.equal(values, resumed.relaxation.strengths()[key])
     assert whole.steering.trajectory == resumed.steering.trajectory
+
+
+def test_a_layer_that_ends_as_one_keeps_all_of_its_columns():
+    still = Still({"macs": 0.7}, learn=("columns",))
+    still.run()
+    hardened = still.relaxation.harden(still.case.network)
+    merged = [pair for pair in hardened.pairs if pair.merged]
+    assert merged
+    assert len(merged) < len(hardened.pairs)
+    assert all(pair.rank == pair.full for pair in merged)
+
+
+def test_what_is_slow_as_a_pair_is_asked_before_it_loses_columns():
+    asked = []
+
+    def slow(now):
+        asked.append(now)
+        return {(COLUMNS, name): 0 for name in now.low_rank if name in ("b", "d")}
+
+    still = Still({"macs": 0.75}, learn=("columns",), slow=slow)
+    before = {name: weight_of(still.relaxation.columns[name]) for name in ("b", "d")}
+    still.run(end=1)
+    assert asked
+    again = Still({"macs": 0.75}, learn=("columns",), slow=slow)
+    again.case.network.load_state_dict(still.case.network.state_dict())
+    again.steering.load_state_dict(still.steering.state_dict())
+    count = len(asked)
+    again.run(start=1)
+    assert len(asked) > count  # at the cut
+    hardened = again.relaxation.harden(again.case.network)
+    assert {"b", "d"} <= {pair.layer for pair in hardened.pairs if pair.merged}
+    for name, weight in before.items():
+        after = weight_of(again.relaxation.columns[name])
+        torch.testing.assert_close(after, weight, rtol=1e-4, atol=1e-5)
+
+
+def weight_of(columns):
+    block = columns.block
+    return product(block.basis.detach(), block.coefficients.detach()).clone()
+
+
+def test_notes_outlive_an_interruption():
+    still, again = (Still({"macs": 0.7}) for _ in range(2))
+    still.steering.notes["timed"] = {"first": 1.5}
+    again.steering.notes["timed"] = {"first": 2.5, "second": 3}
+    again.steering.load_state_dict(still.steering.state_dict())
+    assert again.steering.notes == {"timed": {"first": 1.5, "second": 3}}
 
 
 def test_the_steering_must_fit_the_penalty():

@@ -6,9 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from lissom.extension import StepState
 from lissom.lowrank.metric import metric_for
 from lissom.relaxation.block import product, put_block, spatial_factors, whitened_factors
 from lissom.relaxation.columns import Columns, as_cube
+from lissom.relaxation.rank_and_channels import RankAndChannels
+from lissom.relaxation.settings import RelaxationSettings
+from method_samples import seeded
+from relaxation_samples import SHAPE, Residual, graph_of
 
 
 def columns_of(conv=None, covariance=None, scales=None, form="whitened"):
@@ -181,3 +186,18 @@ def test_with_all_columns_nothing_is_fitted() -> None:
     before = columns.block.basis.detach().clone()
     columns.refit(torch.ones(columns.block.rank, dtype=torch.bool), torch.eye(36), None)
     assert torch.equal(columns.block.basis, before)
+
+
+@pytest.mark.parametrize("split", ["channel", "spatial"])
+def test_a_network_in_double_precision_is_relaxed_in_it(split) -> None:
+    found = []
+    for kind in (torch.float32, torch.float64):
+        model, example = seeded(Residual).to(kind), (torch.zeros(1, *SHAPE, dtype=kind),)
+        settings = RelaxationSettings(split=split)
+        relaxation = RankAndChannels(model, graph_of(Residual), example, settings)
+        relaxation.relax(copy.deepcopy(model))
+        relaxation.after_step(StepState(0.1, 0, 10, None))
+        found.append(relaxation.strengths())
+    for key, strengths in found[1].items():
+        assert strengths.dtype == torch.float64
+        torch.testing.assert_close(strengths.float(), found[0][key])

@@ -1,6 +1,7 @@
 """Steering to a budget: met exactly, recorded, resumed in the middle, driven by hand."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lissom.errors import BudgetError, RecipeError
 from lissom.extension import StepState
+from lissom.relaxation.decay import DecaySteering
 from lissom.relaxation.published import PublishedSchedule
 from lissom.relaxation.ramp import Ramp
 from lissom.relaxation.records import as_columns, as_records
@@ -209,12 +211,23 @@ def test_a_forgotten_multiplier_would_be_seen() -> None:
     assert not same(state_of(whole), state_of(broken))
 
 
-def test_a_loop_of_your_own_gets_the_same_network_and_the_same_plan() -> None:
+def decaying(ramp: Ramp):
+    case = relaxed(Residual, penalty="decay", split="channel" if ramp.cut else "spatial")
+    asked = limits(case, macs=0.5)
+    return case, DecaySteering(case.relaxation, asked, ramp, lead=0.1), asked
+
+
+@pytest.mark.parametrize(
+    "made",
+    [steered, partial(decaying, Ramp(0, 0.3, 0.4, 3)), partial(decaying, Ramp(0, 0, 0))],
+    ids=["penalty", "ramp", "at the start"],
+)
+def test_a_loop_of_your_own_gets_the_same_network_and_the_same_plan(made) -> None:
     settings = replace(SETTINGS, ema=0.0)  # the last weights, as in the loop below
-    ours, companion, _ = steered()
+    ours, companion, _ = made()
     train(ours.network, data(), Classification(), settings, companion=companion)
 
-    case, steering, asked = steered()
+    case, steering, asked = made()
     relaxation, network, loader = case.relaxation, case.network.train(), batches()
     spared = {id(p) for p in steering.without_decay()}
     decayed = [p for p in network.parameters() if p.dim() > 1 and id(p) not in spared]
@@ -300,7 +313,7 @@ def test_the_published_schedule_shrinks_cuts_and_resumes() -> None:
     [{"start": 0.6}, {"end": 0.7}, {"cut": 1.0}, {"start": -0.1}, {"every": 0}],
 )
 def test_a_ramp_that_does_not_rise_in_time_is_refused(times) -> None:
-    with pytest.raises(RecipeError, match="ramp"):
+    with pytest.raises(RecipeError, match=r"ramp_start=.*, ramp_end=.*cut_at=|steer_every=0"):
         Ramp(**times)
 
 

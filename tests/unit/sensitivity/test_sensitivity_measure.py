@@ -121,6 +121,20 @@ def test_changed_weights_data_or_task_do_not_hit_the_cache(model, tmp_path):
     assert measure(model, another, batches, Classification(), images=32, cache=tmp_path).forwards
 
 
+def test_another_forward_over_the_same_tensors_does_not_hit_the_cache(model, tmp_path):
+    class Bent(Small):
+        def forward(self, x):
+            return super().forward(x).tanh()
+
+    one, batches = [halved(model, "head.weight")], batches_of(*SHAPE)
+    first = measure(model, one, batches, Classification(), images=32, cache=tmp_path)
+    bent = seeded(Bent)
+    bent.load_state_dict(model.state_dict())
+    second = measure(bent, one, batches, Classification(), images=32, cache=tmp_path)
+    assert second.forwards > 0
+    assert second.mean != first.mean
+
+
 class Interrupted(Classification):
     """Stops after some distances, as a killed run would."""
 
