@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import warnings
 from collections.abc import Callable
@@ -159,7 +161,7 @@ def join(settings: TrainSettings) -> Processes:
     if world_size(settings) > 1 and not dist.is_initialized():
         kind = "cuda" if settings.device == "auto" and torch.cuda.is_available() else "cpu"
         accelerator = kind if settings.device == "auto" else torch.device(settings.device).type
-        _several(settings, accelerator, "32").launch()
+        _launch(_several(settings, accelerator, "32"))
         # Said of weights that are channels-last and channels-first at once, which costs nothing.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     return Processes.here()
@@ -180,9 +182,7 @@ def fabric_for(settings: TrainSettings, device: torch.device, precision: str) ->
         precision: ``32`` or ``bf16``.
     """
     if world_size(settings) > 1:
-        fabric = _several(settings, device.type, precision)
-        fabric.launch()
-        return fabric
+        return _launch(_several(settings, device.type, precision))
     return Fabric(
         accelerator=device.type,
         devices=[device.index or 0] if device.type == "cuda" else 1,
@@ -211,6 +211,24 @@ def _several(settings: TrainSettings, accelerator: str, precision: str) -> Fabri
             f"devices={devices}, device={settings.device!r}: not available here ({reason}); "
             "try fewer devices, or device=cpu"
         ) from error
+
+
+def _launch(fabric: Fabric) -> Fabric:
+    fabric.launch()
+    atexit.unregister(_leave)
+    atexit.register(_leave)
+    return fabric
+
+
+def _leave() -> None:
+    """End the group's threads while Python still runs.
+
+    A thread that lets go of a tensor while the interpreter is torn down aborts the process, now
+    and then, with its work done (PyTorch pull request 179291).
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    gc.collect()  # a DistributedDataParallel in a cycle holds the group, too
 
 
 def _extent(settings: TrainSettings) -> tuple[int, int]:
