@@ -12,7 +12,7 @@ model.lsm        plan and values again, packed: small, and enough for ``load``
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,7 +108,7 @@ def load(path: Path | str, *, model: nn.Module | None = None) -> nn.Module:
         PackedFileError: The packed file is damaged.
     """
     folder = Path(path)
-    if folder.is_file():
+    if folder.is_file() or (folder.suffix == ".lsm" and not folder.is_dir()):
         with _opened(folder) as reader:
             network = _network(Plan.from_json(reader.plan), folder, model)
             # What the file claims to hold may be far more than it is: nothing is read before.
@@ -148,6 +148,7 @@ def unpack_file(path: Path, folder: Path) -> dict[str, int]:
     Raises:
         PackedFileError: The packed file is damaged.
         PlanError: Its plan is of another version.
+        WeightsError: It holds complex128, which weights.safetensors can't.
         LissomError: ``folder`` can't be written to.
     """
     with _opened(path) as reader:
@@ -155,7 +156,7 @@ def unpack_file(path: Path, folder: Path) -> dict[str, int]:
     if plan.source is not None:
         with torch.random.fork_rng(devices=[]):
             plan = replace(plan, tensors=tensor_shapes(build_original(plan, path)))
-    contents = {PLAN: plan.to_json().encode(), WEIGHTS: pack(values)}
+    contents = {PLAN: plan.to_json().encode(), WEIGHTS: _safetensors(values)}
     write_files({folder / name: content for name, content in contents.items()})
     return {name: len(content) for name, content in contents.items()}
 
@@ -194,10 +195,17 @@ def weights_content(model: nn.Module) -> bytes:
     """Give the bytes of weights.safetensors: each tensor once, under the first of its names.
 
     Raises:
-        WeightsError: The state holds something that is not a tensor.
+        WeightsError: The state holds something that is not a tensor, or complex128.
     """
     # safetensors refuses views that share storage; a copy has its own.
-    return pack({name: value.clone() for name, value in stored_state(model).items()})
+    return _safetensors({name: value.clone() for name, value in stored_state(model).items()})
+
+
+def _safetensors(values: Mapping[str, Tensor]) -> bytes:
+    for name, value in values.items():
+        if value.dtype == torch.complex128:
+            raise WeightsError(f"{name}: is complex128, which {WEIGHTS} can't hold; use complex64")
+    return pack(dict(values))
 
 
 def build_original(plan: Plan, folder: Path) -> nn.Module:
@@ -212,9 +220,9 @@ def build_original(plan: Plan, folder: Path) -> nn.Module:
     """
     if plan.source is None:
         raise PlanError(
-            f"{folder / PLAN}: does not say which network it changes (it was a Python object): "
-            "pass a fresh one, as in lissom.load(folder, model=MyNetwork()), or "
-            "--model package.module:factory"
+            f"{folder if folder.is_file() else folder / PLAN}: does not say which network it "
+            "changes (it was a Python object): pass a fresh one, as in "
+            "lissom.load(folder, model=MyNetwork()), or --model package.module:factory"
         )
     return build_model(plan.source.spec, **dict(plan.source.arguments))
 

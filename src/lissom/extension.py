@@ -182,6 +182,8 @@ class ModelView:
         clock: Tells times; None: there is none.
         allow_slower: Whether to decide what the clock does not pay for, where that saves something
             else.
+        device: Where a method that judges networks on held-out data runs them; as in
+            ``TrainSettings``.
     """
 
     model: nn.Module
@@ -201,6 +203,7 @@ class ModelView:
     base: Plan | None = None
     clock: Clock | None = None
     allow_slower: bool = False
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)

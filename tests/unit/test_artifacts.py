@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lissom import artifacts
-from lissom.artifacts import Artifacts, load, load_plan, load_report, save
-from lissom.errors import LissomError, PlanError, WeightsError
+from lissom.artifacts import Artifacts, load, load_plan, load_report, save, unpack_file
+from lissom.errors import LissomError, PackedFileError, PlanError, WeightsError
 from lissom.export import files
 from lissom.models.catalog import build_model
+from lissom.packed.network import packed_network, stored_state
 from lissom.plan.build import build
 from lissom.plan.low_rank import Tucker2
 from lissom.plan.plan import Plan, Source, plan_signature, tensor_shapes
@@ -137,6 +138,30 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     save(tmp_path, Artifacts(plan=plan_for(nn.Linear(1, 1))))
     with pytest.raises(WeightsError, match=r"weights.safetensors: no such file"):
         load(tmp_path, model=nn.Linear(1, 1))
+
+
+def test_a_missing_packed_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PackedFileError, match=r"none\.lsm: can't be read \(No such file"):
+        load(tmp_path / "none.lsm")
+
+
+def test_complex_numbers_of_double_precision_are_for_packed_files_alone(tmp_path: Path) -> None:
+    class Complex(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("z", torch.randn(3, dtype=torch.complex128))
+
+    model = Complex()
+    file = tmp_path / "model.lsm"
+    file.write_bytes(packed_network(stored_state(model), plan_for(model)).content)
+    assert torch.equal(load(file, model=Complex()).get_buffer("z"), model.get_buffer("z"))
+    message = "z: is complex128, which weights.safetensors can't hold"
+    with pytest.raises(WeightsError, match=message):
+        unpack_file(file, tmp_path / "folder")
+    with pytest.raises(WeightsError, match=message):
+        save(tmp_path / "folder", Artifacts(model=model))
+    with pytest.raises(PlanError, match=r"model\.lsm: does not say which network it changes"):
+        load(file)
 
 
 def test_a_truncated_weights_file_is_named(compressed: tuple[Path, nn.Module]) -> None:

@@ -25,7 +25,8 @@ class LayerSpec:
         name: Dotted module name (the first one, if the module is known under several).
         kind: ``conv2d``, ``conv_transpose2d``, ``linear``, ``batch_norm``, ``group_norm``,
             ``layer_norm``, ``prelu`` or, for anything else, the module's class name.
-        input_shape: Shape of the first input at the first call, without batch; () if never seen.
+        input_shape: Shape of the first input at the first call, without batch; () if never seen:
+            it does not run, or another module reads its weight.
         output_shape: Shape of the output, without batch.
         calls: How often one forward pass runs it (0: it runs in training only, or never).
         cost: Parameters once, MACs summed over the calls.

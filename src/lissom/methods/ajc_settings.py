@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
@@ -107,9 +108,9 @@ class AjcSettings:
             raise RecipeError(f"start_bits={self.start_bits}: expected 1 to 8")
         for name in ("rate_factor", "quantizer_rate"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise RecipeError(f"{name}={getattr(self, name)}: expected more than 0")
-        self.phases()
+            if value is not None and not 0 < value < math.inf:
+                raise RecipeError(f"{name}={value}: expected a finite number above 0")
+        self._check_times()
         self._check_effects()
 
     @property
@@ -120,9 +121,26 @@ class AjcSettings:
 
     def phases(self) -> Phases:
         """Give the times of the training."""
-        return Phases(
-            self.ramp_start, self.ramp_end, self.hold_at, self.steer_every, self.weighings
-        )
+        ramp_end = self.ramp_end
+        if self.starts_without_training:  # at the budget already, however early levels are held
+            ramp_end = min(ramp_end, self.hold_at)
+        return Phases(self.ramp_start, ramp_end, self.hold_at, self.steer_every, self.weighings)
+
+    def _check_times(self) -> None:
+        start, end, hold = self.ramp_start, self.ramp_end, self.hold_at
+        if self.starts_without_training:
+            if not 0 <= start < hold < 1:
+                raise RecipeError(
+                    f"ramp_start={start}, hold_at={hold}: expected 0 <= ramp_start < hold_at < 1"
+                )
+        elif not 0 <= start < end <= hold < 1:
+            raise RecipeError(
+                f"ramp_start={start}, ramp_end={end}, hold_at={hold}: expected "
+                "0 <= ramp_start < ramp_end <= hold_at < 1"
+            )
+        for name in ("steer_every", "weighings"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"{name}={getattr(self, name)}: expected 1 or more")
 
     def _check_effects(self) -> None:
         """Refuse settings that would change nothing.

@@ -205,15 +205,17 @@ def measure_covariances(
 
     Args:
         view: Network, task and calibration data.
-        layers: Names of the modules; the others are left out.
+        layers: Names of the modules; the others, and those that are not called, are left out.
         images: Calibration samples, at most.
 
     Raises:
         DataError: There are no calibration data.
-        ModelError: A layer never ran, or its inputs are not finite.
+        ModelError: A layer's inputs are not finite.
     """
     model, batches = view.model, view.data.calibration
-    measurable = [name for name in layers if _ungrouped(model.get_submodule(name))]
+    # Of some, another module reads the weight: MultiheadAttention that of its out_proj.
+    called = {layer.name for layer in view.graph.layers if layer.input_shape}
+    measurable = [n for n in layers if n in called and _ungrouped(model.get_submodule(n))]
     return input_covariances(model, measurable, batches, view.task, images, widest=_WIDEST)
 
 

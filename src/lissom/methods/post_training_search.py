@@ -19,6 +19,7 @@ from lissom.quantization.levelled import Levelled
 
 _TRIES = 6
 _CLOSE = 0.995  # of the limit
+_STEP = 1.1  # of the bits, where only one side of the limit is known
 _MOST_BITS, _HALVINGS = 8.0, 8  # per weight
 
 Levels = Mapping[str, Levelled]
@@ -69,18 +70,25 @@ def chosen(view: ModelView, wish: Wish, forming: Forming, ladder: PostTraining) 
 
 def _by_size(view: ModelView, limit: int, forming: Forming, ladder: PostTraining) -> Levels:
     """Ask for bits until the real file is close to the limit, from below where that is possible."""
-    bits = 8.0 * limit
-    levels = ladder.levels_for(max(bits, ladder.fewest_bits))
+    fewest = ladder.fewest_bits
+    bits, low, high = max(8.0 * limit, fewest), 0.0, math.inf
     best: Levels | None = None
     for _ in range(_TRIES):
+        levels = ladder.levels_for(bits)
         size = forming.weigh(view.model, levels)
         if size.total <= limit:
-            best = levels
+            best, low = levels, bits
             if size.total >= _CLOSE * limit:
                 break
-        bits *= max(limit - size.others, 1) / max(size.levels, 1)
-        levels = ladder.levels_for(max(bits, ladder.fewest_bits))
-    return levels if best is None else best
+        else:
+            high = bits
+        wanted = bits * max(limit - size.others, 1) / max(size.levels, 1)
+        if not low < wanted < high:  # the size is no smooth function of the bits
+            least, most = low or high / _STEP**2, high if high < math.inf else low * _STEP**2
+            near, far = (most, least) if wanted >= high else (least, most)
+            wanted = (far * near**3) ** 0.25
+        bits = max(wanted, fewest)
+    return ladder.levels_for(fewest) if best is None else best
 
 
 def _recalibrated(view: ModelView, levels: Levels) -> Untrained:

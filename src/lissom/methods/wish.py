@@ -55,6 +55,5 @@ class Wish:
         return self._view.task.metric.points_lost(self._before, self._score(model))
 
     def _score(self, model: nn.Module) -> float:
-        first = next(model.parameters(), None)
-        device = "cpu" if first is None else str(first.device)
-        return evaluate(model, self._view.data.held_out, self._view.task, device=device)
+        view = self._view
+        return evaluate(model, view.data.held_out, view.task, device=view.device)

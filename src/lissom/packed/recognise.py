@@ -27,18 +27,20 @@ _SCALE_BITS = 8  # about, in the file
 
 
 def packable(values: Tensor) -> Packable:
-    """Give a tensor as levels if it is exactly that, to the bit, and else as it is.
+    """Give a tensor as levels if it is exactly that, and else as it is.
 
-    Where the scales of channels have few digits, the tensor has one scale too, of much larger
-    levels: the smaller form is taken.
+    Of levels a zero has no sign: -0, which rounding and masks leave, becomes 0, its equal. All else
+    stays to the bit. Where the scales of channels have few digits, the tensor has one scale too, of
+    much larger levels: the smaller form is taken.
 
     Args:
         values: Any shape and type.
     """
     if values.dtype == torch.float32 and values.ndim >= 2 and values.numel():
-        flat = values.detach().cpu().reshape(values.shape[0], -1).numpy()
+        unsigned = values.detach().cpu() + 0.0
+        flat = unsigned.reshape(values.shape[0], -1).numpy()
         scales = (_scale(flat), _channel_scales(flat))
-        found = [_levels(values, scale) for scale in scales if scale is not None]
+        found = [_levels(unsigned, scale) for scale in scales if scale is not None]
         forms = [form for form in found if form is not None]
         best = min(forms, key=_about_bits, default=None)
         if best is not None and _saves(best, values):

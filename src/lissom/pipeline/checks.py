@@ -61,15 +61,23 @@ def check_data(data: Data) -> None:
 
 
 def check_epochs(epochs: int, methods: Sequence[Any]) -> None:
-    """Refuse epochs where nothing is trained: no stage trains, and none is recovered.
+    """Refuse epochs where nothing is trained, and none where all is learned in them.
 
     Args:
-        epochs: Of recovery. The default is let pass: the recipe of a run spells it out.
+        epochs: Of recovery. The default is let pass where no stage trains and none is recovered:
+            the recipe of a run spells it out.
         methods: One per stage.
 
     Raises:
         RecipeError: Names the field and the methods.
     """
+    for number, one in enumerate(methods):
+        if epochs == 0 and getattr(one, "settles", False) and one.trains:
+            raise RecipeError(
+                f"recover.epochs=0: stages.{number} ({one.name}) learns everything in its "
+                "training; expected 1 or more: give --epochs, or set mode=post_training in the "
+                "stage, which needs none"
+            )
     settled = all(getattr(one, "settles", False) and not one.trains for one in methods)
     if not settled or epochs in (0, TrainSettings().epochs):
         return

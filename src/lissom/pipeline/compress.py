@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from lissom.errors import RecipeError
 from lissom.extension import Method
 from lissom.methods.catalog import method_called
-from lissom.pipeline.iterations import Iterated
+from lissom.pipeline.checks import check_epochs
+from lissom.pipeline.iterations import Iterated, iterated
 from lissom.pipeline.job import Job
 from lissom.pipeline.result import Result
 from lissom.pipeline.settings import Settings
@@ -58,8 +59,10 @@ def compress(  # noqa: PLR0913  (the public face: network, data, task, method, b
         RecipeError: There is no such method, layer or device, or the teacher does not fit.
     """
     methods = _methods(method)
+    wanted = settings or Settings()
+    check_epochs(wanted.recover.epochs, [iterated(one).method for one in methods])
     limits = budget if isinstance(budget, Budget) else Budget.parse(budget)
-    job = Job.start(model, example_inputs, data, task or Classification(), settings or Settings())
+    job = Job.start(model, example_inputs, data, task or Classification(), wanted)
     with folder_or_temporary(job.settings.workspace) as folder:
         return job.run(methods, limits, Workspace(folder))
 

@@ -40,7 +40,7 @@ def evidence_of(stages: Sequence[Stage], notes: Sequence[str]) -> dict[str, Any]
     """
     first = stages[0].proposal
     evidence: dict[str, Any] = {
-        "method": dict(first.evidence) if first.training is None else {},
+        "method": {} if _has_section(first) else dict(first.evidence),
         "recovery": [asdict(stage.history) for stage in stages],
         "notes": list(notes),
     }
@@ -52,21 +52,26 @@ def evidence_of(stages: Sequence[Stage], notes: Sequence[str]) -> dict[str, Any]
 
 
 def _grounds(proposal: Proposal) -> dict[str, Any] | None:
-    """Give what a step decided on; of one that trained that is a section of its own."""
-    if proposal.training is not None:
+    """Give what a step decided on, unless that is a section of its own."""
+    if _has_section(proposal):
         return None
     return {"method": proposal.evidence, "sensitivities": proposal.sensitivities}
 
 
+def _has_section(proposal: Proposal) -> bool:
+    """Tell whether a step learned, or settled every value: recovery adds nothing to it."""
+    return proposal.training is not None or proposal.settled
+
+
 def sections_of(stages: Sequence[Stage]) -> dict[str, Mapping[str, Any]]:
-    """Give the evidence of each stage that trained a section under a name that is free.
+    """Give the evidence of each stage that learned or settled a section under a name that is free.
 
     Args:
         stages: In order.
     """
     found: dict[str, Mapping[str, Any]] = {}
     for stage in stages:
-        if stage.proposal.training is None:
+        if not _has_section(stage.proposal):
             continue
         names = chain((stage.row.method,), (f"{stage.row.method}_{number}" for number in count(2)))
         free = next(name for name in names if name not in RESERVED and name not in found)

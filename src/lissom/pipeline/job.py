@@ -244,6 +244,7 @@ class Job:
             base=self._base,
             clock=clock_of(self.settings, self.example_inputs, [one.method for one in stages]),
             allow_slower=self.settings.allow_slower,
+            device=self.settings.recover.device,
         )
 
     def _feasible(

@@ -119,7 +119,7 @@ def _state(parts: Sequence[LayerSpec], factors: _Factors) -> LayerState:
     if decision is not None:
         both = len(decision.ranks) > 1 and not isinstance(decision, SparsePlusSVD)
         ranks = (decision.ranks[0] if both else None, decision.ranks[-1])
-    if not parts or not parts[0].cost.macs:
+    if not parts or not parts[0].cost.macs or not parts[0].input_shape:
         return LayerState(cost, None, None, *ranks)
     axis = -1 if parts[0].kind == "linear" else 0
     inputs = sum(part.input_shape[axis] for part in _readers(parts, decision))

@@ -130,7 +130,7 @@ class Report:
         predicted: Predictions beside the measured values; never reported as facts.
         onnx: Result of the check of model.onnx; empty if none was written.
         warnings: Remarks for the user.
-        methods: By name of a section of its own what a method that trains learned, JSON-ready.
+        methods: By name of a section of its own what a method learned or settled, JSON-ready.
         storage: What the packed file takes, and what others would; empty where none is written.
         steps: What each of several steps was asked for and left; empty of a run in one.
         int8_file: What model-int8.onnx gives and takes; empty where none is written.

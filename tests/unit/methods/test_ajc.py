@@ -102,15 +102,27 @@ def file_bytes(looked, proposal):
     ("wrong", "message"),
     [
         ({"start_bits": 0}, "start_bits=0: expected 1 to 8"),
-        ({"rate_factor": 0.0}, "rate_factor=0.0: expected more than 0"),
-        ({"quantizer_rate": -1.0}, "quantizer_rate=-1.0: expected more than 0"),
-        ({"start": "plain", "ramp_end": 0.9}, "end=0.9, hold=0.85"),
-        ({"weighings": 0}, "weigh=0: expected at least 1"),
+        ({"rate_factor": 0.0}, "rate_factor=0.0: expected a finite number above 0"),
+        ({"rate_factor": float("inf")}, "rate_factor=inf: expected a finite number above 0"),
+        ({"quantizer_rate": -1.0}, "quantizer_rate=-1.0: expected a finite number above 0"),
+        ({"quantizer_rate": float("nan")}, "quantizer_rate=nan: expected a finite number above 0"),
+        (
+            {"start": "plain", "ramp_end": 0.9},
+            "ramp_end=0.9, hold_at=0.85: expected 0 <= ramp_start < ramp_end <= hold_at < 1",
+        ),
+        ({"hold_at": 1.0}, "hold_at=1.0: expected 0 <= ramp_start < hold_at < 1"),
+        ({"weighings": 0}, "weighings=0: expected 1 or more"),
+        ({"steer_every": 0}, "steer_every=0: expected 1 or more"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(wrong, message):
     with pytest.raises(RecipeError, match=message):
         AjcSettings(**wrong)
+
+
+def test_levels_may_be_held_as_early_as_one_likes():
+    assert AjcSettings(hold_at=0.3).phases().hold == 0.3
+    assert AjcSettings(start="plain", ramp_end=0.2, hold_at=0.3).phases().end == 0.2
 
 
 # For every setting with its ways: a value, and settings under which it changes nothing.

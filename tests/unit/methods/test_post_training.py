@@ -180,6 +180,33 @@ def test_grouped_layers_take_part():
     assert found["b"].nonzero
 
 
+class Attending(torch.nn.Module):
+    """The weight of ``attention.out_proj`` is read by the attention: it is not called itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 8, 3, stride=4)
+        self.attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = torch.nn.Linear(8, 4)
+
+    def forward(self, x):
+        tokens = self.stem(x).flatten(2).transpose(1, 2)
+        seen, _ = self.attention(tokens, tokens, tokens)
+        return self.head((tokens + seen).mean(1))
+
+
+def test_a_layer_whose_weight_another_reads_takes_part_without_a_covariance():
+    view = view_of(seeded(Attending), 3, 9, 9, batches=batches_of(3, 9, 9))
+    layers = ("stem", "attention.out_proj", "head")
+    covariances = measure_covariances(view, layers, IMAGES)
+    assert set(covariances) == {"stem", "head"}
+    gains = measure_gains(view, layers, IMAGES, covariances)
+    found = PostTraining(view.model, layers, covariances, gains).levels_for(
+        3 * weights(view.model, layers)
+    )
+    assert found["attention.out_proj"].nonzero
+
+
 class Wide(torch.nn.Module):
     def __init__(self):
         super().__init__()

@@ -25,7 +25,6 @@ def test_what_is_not_quantized_stays_as_it_is() -> None:
     for values in (
         torch.randn(8, 6, 3, 3),
         quantized.half(),
-        -quantized,  # zeros with a sign are other bits
         torch.where(quantized > 0, torch.nan, quantized),
         quantized[0, 0, 0],
         quantized[:0],
@@ -33,6 +32,27 @@ def test_what_is_not_quantized_stays_as_it_is() -> None:
         found = packable(values)
         assert isinstance(found, Stored)
         assert same(found.tensor(), values)
+
+
+@pytest.mark.parametrize("of_channels", [False, True])
+def test_a_sign_of_zeros_hides_no_levels(of_channels: bool) -> None:
+    levels = torch.from_numpy(kernels((8, 6, 3, 3), 0.4))
+    scale = torch.rand(8) + 0.1 if of_channels else torch.tensor(0.1)
+    values = -Levels(levels, scale).tensor()  # what rounding and masks leave
+    assert torch.signbit(values[values == 0]).all()
+    found = packable(values)
+    assert isinstance(found, Levels)
+    assert torch.equal(found.tensor(), values)
+    assert not torch.signbit(found.tensor()[values == 0]).any()
+
+
+def test_other_zeros_keep_their_sign() -> None:
+    values = torch.randn(8, 6, 3, 3)
+    values[values < 1] *= 0
+    assert torch.signbit(values[values == 0]).any()
+    found = packable(values)
+    assert isinstance(found, Stored)
+    assert same(found.tensor(), values)
 
 
 def test_zeros_are_levels() -> None:

@@ -4,8 +4,25 @@ import pytest
 import torch
 from torch import nn
 
-from lissom.errors import ModelError
-from lissom.pipeline.checks import check_finite, private_copy
+from lissom.errors import ModelError, RecipeError
+from lissom.methods.ajc import Ajc
+from lissom.methods.ajc_settings import AjcSettings
+from lissom.methods.edp import Edp
+from lissom.methods.hmc import Hmc
+from lissom.pipeline.checks import check_epochs, check_finite, private_copy
+
+
+def test_what_is_learned_in_epochs_needs_some() -> None:
+    with pytest.raises(RecipeError, match=r"epochs=0: stages\.1 \(ajc\) learns everything in its"):
+        check_epochs(0, [Hmc(), Ajc()])
+    check_epochs(0, [Hmc(), Ajc(AjcSettings(mode="post_training"))])
+    check_epochs(0, [Edp()])
+    check_epochs(1, [Ajc()])
+
+
+def test_epochs_without_anything_to_train_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"recover\.epochs=3: has no effect, ajc as set up here"):
+        check_epochs(3, [Ajc(AjcSettings(mode="post_training"))])
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16])

@@ -43,6 +43,25 @@ def rows(*stages: tuple[Decision, ...], model: nn.Module | None = None) -> dict[
     return {row.name: row for row in found}
 
 
+def test_a_layer_whose_weight_another_reads_has_costs_alone() -> None:
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.attention = nn.Conv2d(3, 8, 3), attention
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = self.stem(x).flatten(2).transpose(1, 2)
+            seen: torch.Tensor = self.attention(tokens, tokens, tokens)[0]
+            return seen
+
+    row = rows((), model=Attending().eval())["attention.out_proj"]
+    assert row.before.cost.macs > 0
+    assert row.before.in_channels is None
+    assert row.before == row.after
+
+
 def test_a_merged_layer_is_one_layer_again_and_says_from_what() -> None:
     row = rows((ChannelSVD("0", 14), Merge("0")))["0"]
     assert row.decision == "channel_svd 14 of 16, merged into one layer"

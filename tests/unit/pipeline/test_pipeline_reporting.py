@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -79,6 +81,14 @@ def test_each_stage_that_trained_has_a_section_under_a_free_name(report: Report)
     assert content["edp_2"] == {"merged": ["0"]}
     assert content["layers_2"] == {"of": "another package"}
     assert content["layers"][0]["name"] == "0"
+
+
+def test_a_stage_that_settled_all_values_has_a_section_without_training() -> None:
+    settled = replace(proposal(None, {"left_alone": {"0": "ignored"}}), settled=True)
+    report = reported(("ajc", settled))
+    assert report.methods == {"ajc": {"left_alone": {"0": "ignored"}}}
+    assert report.evidence["method"] == {}
+    assert "training" not in report.evidence
 
 
 def test_trainings_of_methods_stand_beside_the_recoveries(report: Report) -> None:
