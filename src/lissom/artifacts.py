@@ -28,7 +28,7 @@ from lissom.export.files import write_files
 from lissom.models.catalog import build_model
 from lissom.packed.network import packed_network, stored_state
 from lissom.packed.reader import PackedReader
-from lissom.packed.writer import PackedFile
+from lissom.packed.smaller import SmallerFile, packed_within
 from lissom.plan.build import apply_values, build, check_values
 from lissom.plan.plan import Plan, tensor_shapes
 from lissom.report.report import Report
@@ -121,20 +121,23 @@ def load(path: Path | str, *, model: nn.Module | None = None) -> nn.Module:
     return network.cpu().eval()
 
 
-def pack_folder(folder: Path) -> PackedFile:
-    """Give the packed file of a run, for ``load``; no value changes.
+def pack_folder(folder: Path, limit: int | None = None) -> SmallerFile:
+    """Give the packed file of a run, for ``load``; the run stays as it is.
 
     Args:
         folder: Where the run's plan and weights lie.
+        limit: Bytes; levels in the file become cheaper until it fits. None: no value changes.
 
     Raises:
+        BudgetError: The file can't be made that small.
         PlanError: plan.json is missing or damaged.
-        WeightsError: weights.safetensors is missing or damaged, or holds a type that a packed file
-            can't.
+        WeightsError: weights.safetensors is missing, damaged, or holds a type that can't be packed.
     """
     plan, values = _read_folder(folder)
     try:
-        return packed_network(values, plan)
+        if limit is None:
+            return SmallerFile(packed_network(values, plan), {})
+        return packed_within(values, plan, limit)
     except WeightsError as error:
         raise WeightsError(f"{folder / WEIGHTS}: {error}") from None
 

@@ -59,7 +59,7 @@ def test_files_bring_back_every_bit(decomposed, tmp_path: Path) -> None:
     network, plan, _, _ = decomposed
     save(tmp_path, Artifacts(model=network, plan=plan))
     assert load_plan(tmp_path).decisions == plan.decisions
-    (tmp_path / "model.lsm").write_bytes(pack_folder(tmp_path).content)
+    (tmp_path / "model.lsm").write_bytes(pack_folder(tmp_path).packed.content)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         expected = network(images)

@@ -106,7 +106,7 @@ def test_the_file_that_was_asked_for_is_written_and_measured(
     row = next(row for row in report.budget if row.quantity == "size")
     assert (row.asked, row.limit, row.measured, row.met) == ("6x", 4 * params // 6, size, True)
     assert row.smallest == 4
-    assert pack_folder(tmp_path).content == result.packed
+    assert pack_folder(tmp_path).packed.content == result.packed
     folder, file = (lissom.load(tmp_path / part, model=network()) for part in (".", "model.lsm"))
     assert weights_content(folder) == weights_content(file) == weights_content(result.model)
 

@@ -13,6 +13,7 @@ from lissom.quantization.rate import code_lengths, magnitude_counts
 
 _TRIES = 40
 _CLOSE = 0.998  # of the limit: near enough
+_FINE = 1.02  # between two prices: what changes there changes at once
 _LOOKS, _REFINEMENTS = 12, 3  # of the price that is bearable
 
 
@@ -83,25 +84,80 @@ def trimmed(
         return {name: cheaper(one, tables[name], price) for name, one in tensors.items()}
 
     low, high = 0.0, _first_price(tensors)
-    found = at(high)
+    least = high / 4**_TRIES
     for _ in range(_TRIES):
+        found = at(high)
         if measure(found) <= limit:
             break
         low, high = high, high * 4
-        found = at(high)
     else:
         return {name: torch.zeros_like(levels) for name, levels in now.items()}
-    for _ in range(_TRIES):
+    above = at(low) if low else now
+    while high > max(_FINE * low, least):
         middle = math.sqrt(low * high) if low else high / 4
         attempt = at(middle)
         size = measure(attempt)
         if size > limit:
-            low = middle
+            above, low = attempt, middle
             continue
         found, high = attempt, middle
         if size >= _CLOSE * limit:
+            return found
+    return _partly(above, found, limit, measure)
+
+
+def _partly(
+    above: Mapping[str, Tensor],
+    below: Mapping[str, Tensor],
+    limit: float,
+    measure: Callable[[Mapping[str, Tensor]], float],
+) -> dict[str, Tensor]:
+    """Take as few of the moves between two prices as fit: at one price many may come at once.
+
+    They do where weights lie on their levels, as those of a finished network. Levels that are
+    large in a quiet kernel, row and column go first: a coder that knows its surroundings charges
+    them most.
+
+    Args:
+        above: Levels that do not fit.
+        below: Levels that do, each at least as near to 0.
+        limit: In the units of ``measure``.
+        measure: Size of given levels.
+    """
+    places = {name: (above[name] != below[name]).flatten() for name in above}
+    scores = [_company(above[name]).flatten()[moves] for name, moves in places.items()]
+    order = torch.cat(scores).argsort(stable=True).argsort()  # the rank of each move
+    ranks = dict(zip(places, torch.split(order, [len(one) for one in scores]), strict=True))
+
+    def first(count: int) -> dict[str, Tensor]:
+        found = {}
+        for name, moves in places.items():
+            some = moves.clone()
+            some[moves] = ranks[name] < count
+            found[name] = torch.where(some.view_as(above[name]), below[name], above[name])
+        return found
+
+    low, high = 0, len(order)
+    while high - low > 1:
+        middle = (low + high) // 2
+        size = measure(first(middle))
+        if size > limit:
+            low = middle
+            continue
+        high = middle
+        if size >= _CLOSE * limit:
             break
-    return found
+    return first(high)
+
+
+def _company(levels: Tensor) -> Tensor:
+    """Say how much there is in the kernel, the row and the column of each level, in means."""
+    size = levels.abs().double()
+    whole = size.mean().clamp_min(1e-12)
+    axes = range(levels.dim())
+    around = {tuple(axes[2:]), tuple(axes[1:]), tuple(axes[:1])}
+    means = [size.mean(some, keepdim=True).expand_as(size) for some in around if some]
+    return sum(means, torch.zeros_like(size)) / whole
 
 
 def trimmed_while(

@@ -52,6 +52,27 @@ def test_the_packed_file_is_small_and_the_same_network(
     assert torch.equal(loaded(images), original(images))
 
 
+def test_a_size_makes_quantized_weights_cheaper(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, small = folder / "model.lsm", tmp_path / "small.lsm"
+    limit = whole.stat().st_size * 3 // 4
+    before = (folder / "weights.safetensors").read_bytes()
+    assert run(["pack", str(folder), "--out", str(small), "--size", f"{limit}B"]) == 0
+    assert 0.97 * limit <= small.stat().st_size <= limit
+    assert "tensors changed: relative squared error" in capsys.readouterr().out
+    assert (folder / "weights.safetensors").read_bytes() == before
+    loaded, original = lissom.load(small).state_dict(), lissom.load(folder).state_dict()
+    for name, value in original.items():
+        if value.ndim == 4:
+            assert (loaded[name].abs() <= value.abs()).all()
+            assert torch.equal(loaded[name] / 0.05, (loaded[name] / 0.05).round())
+        else:
+            assert same(loaded[name], value), name
+    assert run(["pack", str(folder), "--out", str(small), "--size", "25x"]) == 2
+    assert "report.json: no such file" in capsys.readouterr().err
+
+
 def test_unpacked_files_are_those_that_were_packed(folder: Path, tmp_path: Path) -> None:
     assert run(["unpack", str(folder / "model.lsm"), "--to", str(tmp_path)]) == 0
     for name in ("plan.json", "weights.safetensors"):

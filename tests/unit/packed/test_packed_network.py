@@ -42,7 +42,7 @@ def test_it_is_the_file_that_pack_would_write(tmp_path: Path, known: bool) -> No
     plan = plan_of(model, known=known)
     packed = packed_network(stored_state(model), plan)
     sizes = save(tmp_path, Artifacts(model=model, plan=plan, packed=packed.content))
-    assert pack_folder(tmp_path).content == packed.content
+    assert pack_folder(tmp_path).packed.content == packed.content
     assert sizes["model.lsm"] == len(packed.content) == (tmp_path / "model.lsm").stat().st_size
     if not known:
         loaded = load(tmp_path / "model.lsm", model=Tied())

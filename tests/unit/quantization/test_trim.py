@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from lissom.quantization.rate import code_lengths, magnitude_counts
 from lissom.quantization.trim import Trimmable, cheaper, trimmed, trimmed_while
+from packed_samples import kernels
 
 
 def tensor_of(weights, step, curvature=1.0):
@@ -73,6 +74,31 @@ def test_fits_closely_and_takes_where_it_harms_least(tensors):
         for name in before
     }
     assert lost["b"] > 5 * lost["a"]
+
+
+def on_levels(shape, seed):
+    """A finished network's weight: nothing says which of its equal levels matters less."""
+    levels = torch.from_numpy(kernels(shape, 0.2, seed)).clamp(-1, 1)
+    step = torch.tensor(0.05)
+    return Trimmable(step * levels, levels, step, torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("share", [0.97, 0.5, 0.1])
+def test_of_levels_that_are_all_alike_as_few_change_as_fit(share):
+    tensors = {"a": on_levels((16, 8, 3, 3), 0), "b": on_levels((12, 20), 1)}
+    limit = share * magnitudes({name: one.levels for name, one in tensors.items()})
+    found = trimmed(tensors, limit, magnitudes)
+    assert 0.99 * limit - 1 <= magnitudes(found) <= limit
+
+
+def test_of_levels_that_are_all_alike_the_lonely_ones_go_first():
+    levels = torch.zeros(4, 4, 3, 3, dtype=torch.int32)
+    levels[0] = 1
+    levels[2, 1, 1, 1] = levels[3, 2, 0, 1] = 1
+    one = Trimmable(0.1 * levels, levels, torch.tensor(0.1), torch.tensor(1.0))
+    found = trimmed({"a": one}, 36, magnitudes)["a"]
+    assert found[0].all()
+    assert not found[1:].any()
 
 
 def test_what_fits_stays(tensors):
