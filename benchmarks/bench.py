@@ -88,9 +88,17 @@ def run_rows(
     if given.results.exists():
         rows = json.loads(given.results.read_text())
     failed: list[str] = []
-    for row in (row for network in given.networks for row in rows_of(network)):
+    every = [row for network in given.networks for row in rows_of(network)]
+    chosen = [row for row in every if _chosen(given, row)]
+    if not chosen:
+        known = sorted({(row.group, row.variant, row.epochs) for row in every})
+        sys.exit(
+            "no row is of these groups, variants and epochs; of these networks there are "
+            + "; ".join(f"{group} {variant} {epochs}" for group, variant, epochs in known)
+        )
+    for row in chosen:
         key = row.key(given.seed)
-        if not _chosen(given, row) or any(done["key"] == key for done in rows):
+        if any(done["key"] == key for done in rows):
             continue
         found = figures(given, row)
         if found is None:

@@ -62,7 +62,7 @@ def rows_of(network: str) -> Iterator[Row]:
     if network == "resnet56":
         yield from _against_rivals(network, long, "long")
         return
-    for epochs, length in ((schedules[-1], "usual"), (long, "long")):
+    for epochs, length in (*((each, "usual") for each in schedules), (long, "long")):
         yield Row("scratch", network, "edp", epochs, HALF, settings=_FROM_SCRATCH, length=length)
     for name, settings in _ABLATIONS.items():
         yield Row("ablation", network, name, brief, HALF, settings=settings)

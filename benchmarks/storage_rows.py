@@ -17,6 +17,7 @@ _CURVES = {
 _UNTRAINED = ("8x", "12x", "16x", "20x")
 # Curves and ablations in few epochs, so that two cores see their end; the goals in many.
 _BRIEF, _WHOLE = 5, {"digits_resnet": 5}
+_SHORTER = {"resnet20": (15,), "resnet56": (7,)}  # what one core sees the end of
 _ABLATIONS = {
     "faithful-price": ("stages.0.price=binary_entropy",),
     "prune-then-quantize": ("stages.0.order=prune_then_quantize",),
@@ -34,7 +35,8 @@ def rows_of(network: str) -> Iterator[Row]:
             yield _row("published", network, ratio, _PUBLISHED_EPOCHS, length="long")
         return
     whole = _WHOLE.get(network, 30)
-    yield _row("goal", network, _GOALS[network], whole)
+    lengths = (*_SHORTER.get(network, ()), whole)
+    yield from (_row("goal", network, _GOALS[network], epochs) for epochs in lengths)
     for ratio in _CURVES[network]:
         yield _row("curve", network, ratio, _BRIEF)
     for ratio in _UNTRAINED:

@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
+import bench
 import edp_rows
 import hmc_rows
 import rival
 import rival_pruning
+import storage_rows
 
 from lissom.extension import StepState
 from lissom.graph.capture import capture
@@ -149,12 +151,23 @@ def test_the_matched_pressure_keeps_the_published_product() -> None:
     assert rival.summed_rates(settings, 10) == pytest.approx(100 * 0.01 * 0.4514, rel=0.02)
 
 
-@pytest.mark.parametrize("of", [edp_rows, hmc_rows], ids=["edp", "hmc"])
+@pytest.mark.parametrize("of", [edp_rows, hmc_rows, storage_rows], ids=["edp", "hmc", "storage"])
 def test_every_row_has_a_key_and_a_folder_of_its_own(of: ModuleType) -> None:
-    rows = [row for name in ("resnet20", "resnet56") for row in of.rows_of(name)]
+    names = ("resnet20", "resnet56", *(["vgg16_bn"] if of is storage_rows else []))
+    rows = [row for name in names for row in of.rows_of(name)]
     assert {row.group for row in rows} == set(of.GROUPS)
     assert len({row.name(0) for row in rows}) == len(rows)
     assert len({tuple(row.key(0)) for row in rows}) == len(rows)
+
+
+def test_rows_that_do_not_exist_are_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["edp.py", "--data", "digits", "--rows", "scratch", "--epochs", "999"]
+    monkeypatch.setattr(sys, "argv", [*asked, "--results", str(tmp_path / "rows.json")])
+    given = bench.arguments("", "edp", ("resnet20",), edp_rows.GROUPS)
+    with pytest.raises(SystemExit, match=r"no row is of these .* there are .*scratch edp \d+"):
+        bench.run_rows(given, edp_rows.rows_of, lambda _given, _row: None)
 
 
 def test_taylor_ranks_by_the_gradients_that_it_is_given() -> None:
