@@ -5,7 +5,7 @@ Re-implementation from the abstract of Yang, Yu, Yang, Nie, Wang, PLOS ONE 18(10
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,12 +21,14 @@ from lissom.methods.hmc_evidence import evidence_of, layer_labels, unit_rows
 from lissom.methods.hmc_settings import HmcSettings as HmcSettings
 from lissom.methods.importance import cuts_of, importances
 from lissom.methods.never_slower import NeverSlower
-from lissom.methods.probes import Probing, Sensitivities
+from lissom.methods.probes import Probing
 from lissom.methods.rank_rules import rank_rule, unmeasured_rule
+from lissom.methods.sensitivities import Sensitivities
 from lissom.methods.solving import Solution, Solver
 from lissom.methods.space import Menu, menu_of
 from lissom.methods.timed import TimedSearch
 from lissom.methods.units import Unit, units_of
+from lissom.methods.weighing import Weighing, WholeHarm
 from lissom.methods.weights import WeightMath, plain_layers
 from lissom.plan.budget import Budget
 from lissom.plan.cost import Cost
@@ -34,6 +36,8 @@ from lissom.plan.plan import Plan
 from lissom.search.price import Configuration, Pricer
 from lissom.sensitivity.statistics import input_covariances
 from lissom.train.processes import Processes
+
+Found = tuple[Solution, Solution]  # under the measured labels, and, of a control, under its own
 
 
 class Hmc:
@@ -130,21 +134,45 @@ class Hmc:
         Returns:
             Both solutions, the same one unless it is a control, and evidence on times.
         """
-        settings, pricer = self.settings, solver.menu.pricer
+        settings = self.settings
 
-        def solve(now: Solver) -> tuple[Solution, Solution]:
-            measured = now.solve(settings.fractions, settings.rounds)
+        weighing = Weighing(
+            WholeHarm(view, weights, settings.images), settings.fractions, settings.rounds
+        )
+
+        def solve(now: Solver) -> Found:
+            if settings.weigh == "measured":
+                now, measured = weighing.weighed(now)
+            else:
+                measured = now.solve(settings.fractions, settings.rounds)
             if settings.groups == "measured":
                 return measured, measured
             seed = view.seed if settings.groups_seed < 0 else settings.groups_seed
             return measured, now.control(measured, settings.groups, seed)
 
-        def configuration(found: tuple[Solution, Solution]) -> Configuration:
+        def configuration(found: Found) -> Configuration:
             return solver.menu.configuration(found[1].items, found[1].choice)
 
+        found, facts = self._timed(view, budget, solver, weights, solve, configuration)
+        if weighing.tried:
+            view.say(weighing.summary)
+            facts = {"weighing": weighing.facts(), **facts}
+        return *found, facts
+
+    def _timed(
+        self,
+        view: ModelView,
+        budget: Budget,
+        solver: Solver,
+        weights: WeightMath,
+        solve: Callable[[Solver], Found],
+        configuration: Callable[[Found], Configuration],
+    ) -> tuple[Found, dict[str, Any]]:
+        """Search until the limit on latency, or that nothing costs time, is kept as measured."""
+        pricer = solver.menu.pricer
         if budget.latency is not None:
             plain = pricer.price(Configuration()).nanoseconds
-            search = TimedSearch[tuple[Solution, Solution]].of(view, budget.latency, plain)
+            search = TimedSearch[Found].of(view, budget.latency, plain)
             found, facts = search.run(
                 lambda limit: solve(
                     replace(solver, limits={**solver.limits, "nanoseconds": limit})
@@ -152,10 +180,10 @@ class Hmc:
                 lambda one: pricer.price(configuration(one)).nanoseconds,
                 lambda one: weights.built(configuration(one)),
             )
-            return *found, {"latency": facts}
-        guard = NeverSlower[tuple[Solution, Solution]].of(view)
+            return found, {"latency": facts}
+        guard = NeverSlower[Found].of(view)
         if guard is None:
-            return *solve(solver), {}
+            return solve(solver), {}
         found, facts = guard.run(
             solver.menu,
             lambda menu: solve(replace(solver, menu=menu)),
@@ -167,7 +195,7 @@ class Hmc:
             view.say(
                 f"{gone} decisions that cost time here are left out (--allow-slower takes them)"
             )
-        return *found, {"never_slower": facts}
+        return found, {"never_slower": facts}
 
     def _sensitivities(
         self,
@@ -178,7 +206,7 @@ class Hmc:
         processes: Processes,
     ) -> Sensitivities:
         settings = self.settings
-        statistics = f"statistics_images={settings.statistics_images} {weights.seen}"
+        statistics = f"statistics_images={settings.statistics_images}"
         rule = rank_rule(settings.ranks, weights)
         pricer = Pricer(view.model, view.graph)  # what is tried needs no times
         probing = Probing(view, scores, settings.offered, weights, pricer, statistics, rule)

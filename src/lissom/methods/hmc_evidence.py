@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from lissom.graph.layers import ModelGraph
-from lissom.methods.probes import Sensitivities
+from lissom.methods.sensitivities import Sensitivities
 from lissom.methods.solving import Solution
 from lissom.methods.space import KEEP
 from lissom.methods.units import Unit

@@ -53,6 +53,9 @@ class HmcSettings:
         groups_seed: For ``random``; -1: the run's seed.
         keep_above: Units that harm more per MAC than this many times the median unit are kept
             whole whatever the budget; infinite: the search alone decides what stays whole.
+        weigh: Which of the solutions is taken: ``measured``, the one whose network as a whole harms
+            least, at several weights of pruning against decomposing; ``summed``, an ablation: the
+            one whose units' harms have the least sum.
         rounds: How often the groups are formed: first at ``fractions``, then again at the removed
             fractions that were solved for.
         depth: Whether residual branches may go as a whole: ``yes``, ``no``, or ``auto``: where the
@@ -77,6 +80,7 @@ class HmcSettings:
     groups: str = "measured"
     groups_seed: int = -1
     keep_above: float = math.inf
+    weigh: str = "measured"
     rounds: int = 2
     depth: str = "auto"
     whiten: bool = True
@@ -84,6 +88,7 @@ class HmcSettings:
 
     def __post_init__(self) -> None:
         choices = {"variant": (*VARIANTS, *ALONE), "rule": RULES, "groups": GROUPS}
+        choices |= {"weigh": ("measured", "summed")}
         choices |= {"estimator": ESTIMATORS, "ranks": RANK_RULES, "depth": DEPTHS}
         for name, known in {**choices, "criterion": tuple(Criterion)}.items():
             if getattr(self, name) not in known:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
@@ -12,6 +12,7 @@ from lissom.extension import ModelView
 from lissom.methods.importance import kept_at
 from lissom.methods.menu import RankOption, at_removed, resolve
 from lissom.methods.rank_rules import EQUAL, RankRule
+from lissom.methods.sensitivities import Sensitivities
 from lissom.methods.units import Unit
 from lissom.methods.weights import WeightMath
 from lissom.pruning.cut import admissible_counts
@@ -20,11 +21,7 @@ from lissom.search.price import Configuration, Pricer
 from lissom.sensitivity.agreement import agreement
 from lissom.sensitivity.candidate import Candidate, Estimator, Harms
 
-_COUNTS = (
-    64  # channel counts looked at per group when the one nearest to a removed fraction is sought
-)
-
-
+_COUNTS = 64  # of channels, looked at per group for the one nearest to a removed fraction
 _FEW = (1 / 2, 1 / 4, 1 / 8)  # of the channels: what may be left
 
 
@@ -65,53 +62,6 @@ class Found:
     probe: Probe
     harm: float
     error: float
-
-
-@dataclass(frozen=True, slots=True)
-class Sensitivities:
-    """Measured harm of every unit by family, and of every layer by its output error.
-
-    Attributes:
-        curves: Per unit and family, harm over the removed fraction.
-        layer_curves: Per layer, harm of its decomposition over its relative output error.
-        noise: Typical standard error of a harm.
-        forwards: Forward passes that the naive way would take, and that were run instead.
-        prune_harm: Gives the harm of keeping certain channels of a unit.
-        rank_harm: Gives the harm of a rank option of a layer.
-        agreement: Per other estimator its rank correlation with these harms, by family and over
-            ``all``; None where there is nothing to rank.
-        drop_harms: Per residual branch that may go, by name, the harm of dropping it.
-    """
-
-    curves: Mapping[str, Mapping[str, HarmCurve]]
-    layer_curves: Mapping[str, HarmCurve]
-    noise: float
-    forwards: Mapping[str, float]
-    prune_harm: Callable[[Unit, tuple[int, ...]], float]
-    rank_harm: Callable[[str, RankOption], float]
-    agreement: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
-    drop_harms: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def summary(self) -> str:
-        """Say how many forward passes were saved."""
-        naive, run = self.forwards["naive"], self.forwards["run"]
-        if naive == 0:
-            return "sensitivities: none had to be measured"
-        return (
-            f"sensitivities: {naive:,.0f} forward passes measured by running {run:,.1f} "
-            f"({naive - run:,.0f} saved, {run / naive:.2f} of the naive cost)"
-        )
-
-    def by_layer(
-        self, units: Sequence[Unit]
-    ) -> dict[str, dict[str, tuple[tuple[float, float], ...]]]:
-        """Give the points of the unit's curves for each of its layers."""
-        return {
-            layer: {family: curve.points for family, curve in self.curves[unit.name].items()}
-            for unit in units
-            for layer in unit.members
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,8 +217,7 @@ class Probing:
         return Candidate(unit.name, "prune", removed, overrides, rebuild, self._recipe(kept))
 
     def _recipe(self, what: object) -> str:
-        weights = self.weights
-        return f"{what} whiten={weights.whiten} rebuild={weights.rebuild} {self.statistics}"
+        return f"{what} {self.weights.recipe} {self.statistics}"
 
     def _rank_probe(self, unit: Unit, layer: str, x: float) -> Probe | None:
         """Decompose one layer at a removed fraction, in the family that errs least."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from lissom.errors import BudgetError
 from lissom.methods.grouping import (
@@ -16,8 +16,8 @@ from lissom.methods.grouping import (
     labels_of,
 )
 from lissom.methods.menu import DropOption
-from lissom.methods.probes import Sensitivities
 from lissom.methods.relax import relaxed
+from lissom.methods.sensitivities import Sensitivities
 from lissom.methods.space import BOTH, DECOMPOSE, KEEP, PRUNE, Item, Menu
 from lissom.search.lagrangian import Choice, solve
 
@@ -99,15 +99,34 @@ class Solver:
         Raises:
             BudgetError: Nothing on the menu is within the limits.
         """
+        found = (solution for _, solution in self.search(fractions, rounds))
+        return min(found, key=lambda one: one.harm)
+
+    def search(
+        self, fractions: tuple[float, ...], rounds: int
+    ) -> Iterator[tuple[Fractions, Solution]]:
+        """Give the solution of each round until the groups stay, and the fractions of its groups.
+
+        Args:
+            fractions: Removed fractions to group at first.
+            rounds: How often the groups are formed at most.
+
+        Raises:
+            BudgetError: Nothing on the menu is within the limits.
+        """
         at: Fractions = {unit.name: fractions for unit in self.menu.units}
-        solutions: list[Solution] = []
+        labels: Mapping[str, str] = {}
         for _ in range(rounds):
-            solution = self._round(at)
-            if solutions and solution.labels == solutions[-1].labels:
+            solution = self.at(at)
+            if solution.labels == labels:
                 break
-            solutions.append(solution)
+            yield at, solution
+            labels = solution.labels
             at = solved_fractions(self.menu, solution, at)
-        return min(solutions, key=lambda one: one.harm)
+
+    def weighing(self, prune: float) -> Solver:
+        """Give the same with the harms of pruning multiplied."""
+        return replace(self, sensitivities=self.sensitivities.weighing(prune))
 
     def control(self, measured: Solution, groups: str, seed: int) -> Solution:
         """Search again, with the labels of a solution dealt out otherwise.
@@ -123,7 +142,12 @@ class Solver:
         labels = control_labels(self.menu.units, measured.labels, groups, seed)
         return self._under(labels, measured.difference, measured.borders)
 
-    def _round(self, fractions: Fractions) -> Solution:
+    def at(self, fractions: Fractions) -> Solution:
+        """Group at given fractions, and search.
+
+        Raises:
+            BudgetError: Nothing on the menu is within the limits.
+        """
         units, curves = self.menu.units, self.sensitivities.curves
         difference = differences(units, curves, fractions, self.sensitivities.noise)
         per_mac = {

@@ -54,6 +54,11 @@ class WeightMath:
         traces = (f"{float(one.diagonal().sum()):.3g}" for one in self.covariances.values())
         return hashlib.sha256(" ".join(traces).encode()).hexdigest()[:12]
 
+    @property
+    def recipe(self) -> str:
+        """Say what the new weights follow from, beside the network, for the cache."""
+        return f"whiten={self.whiten} rebuild={self.rebuild} {self.seen}"
+
     def weight(self, layer: str) -> Tensor:
         """Give a layer's original weight."""
         weight = self.model.get_submodule(layer).weight

@@ -70,6 +70,11 @@ class HarmCurve:
         known = ((x, error) for (x, _), error in zip(self.points, self.errors, strict=True))
         return _between(removed, ((0.0, 0.0), *known))
 
+    def times(self, factor: float) -> HarmCurve:
+        """Give the curve with all harms, and their errors, multiplied."""
+        points = tuple((x, factor * harm) for x, harm in self.points)
+        return HarmCurve(points, tuple(factor * error for error in self.errors))
+
     def _beyond(self, removed: float) -> float:
         last_x, last_y = self.points[-1]
         if last_y <= 0:

@@ -78,6 +78,25 @@ def recalibrate(
     return Recalibration(images, tuple(distances.items()), best)
 
 
+def refresh_statistics(model: nn.Module, batches: Iterable[Any], task: Task, images: int) -> None:
+    """Take the statistics of batch norms anew where the network lies, whether or not they help.
+
+    Args:
+        model: Only running statistics change, in place; left in eval mode.
+        batches: Read once, as they are.
+        task: Tells what of a batch is input.
+        images: How many to read at least, as far as there are.
+
+    Raises:
+        DataError: There is no batch.
+    """
+    norms = {n: m for n, m in model.named_modules() if _has_statistics(m)}
+    if norms:
+        with torch.no_grad():
+            _accumulate(model, norms, map(task.inputs, batches), images)
+    model.eval()
+
+
 def _has_statistics(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) and module.running_mean is not None
 

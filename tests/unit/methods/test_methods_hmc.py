@@ -12,7 +12,7 @@ from lissom.methods.grouping import Rule
 from lissom.methods.hmc import Hmc, HmcSettings
 from lissom.methods.importance import cuts_of
 from lissom.methods.menu import FAMILIES
-from lissom.methods.probes import Sensitivities
+from lissom.methods.sensitivities import Sensitivities
 from lissom.methods.solving import Solver
 from lissom.methods.space import menu_of
 from lissom.methods.units import units_of
@@ -137,7 +137,7 @@ def test_sensitivities_are_given_per_layer(plain):
 def test_forward_passes_saved_are_said(view):
     said = []
     planned(replace(view, cache=None, say=said.append))
-    assert "forward passes measured by running" in said[-1]
+    assert "forward passes measured by running" in said[0]
     Hmc(FAST).plan(replace(view, say=said.append), HALF)
     Hmc(FAST).plan(replace(view, say=said.append), HALF)
     assert said[-1] == "sensitivities: none had to be measured"
