@@ -18,7 +18,11 @@ _ARMS = {
     "decompose-only": ("stages.0.variant=decompose_only",),
     "prune-only": ("stages.0.variant=prune_only",),
     "three-means": ("stages.0.rule=three_means",),
-    "plain": ("stages.0.whiten=false", "stages.0.rebuild=false"),
+    "summed-harms": ("stages.0.weigh=summed",),
+    "not-whitened": ("stages.0.whiten=false",),
+    "not-rebuilt": ("stages.0.rebuild=false",),
+    "second-order": ("stages.0.estimator=second_order",),
+    "first-order": ("stages.0.estimator=first_order",),
 }
 _ABLATION_EPOCHS = 8
 # budget, epochs, length

@@ -220,7 +220,8 @@ def control_labels(
 ) -> dict[str, str]:
     """Give the labels of a control: as many of each, but not where the sensitivities put them.
 
-    Only units that both families can do take part; the others keep theirs.
+    Only units of one layer that both families can do take part; the others keep theirs: a residual
+    stream holds so much of the network that the label which it is dealt decides all.
 
     Args:
         units: The units.
@@ -229,7 +230,7 @@ def control_labels(
             ``measured``: as they are.
         seed: For ``random``.
     """
-    free = [unit.name for unit in units if len(unit.families) == 2]
+    free = [u.name for u in units if len(u.families) == 2 and len(u.members) == 1]
     dealt = [labels[name] for name in free]
     if groups == "random":
         random.Random(seed).shuffle(dealt)

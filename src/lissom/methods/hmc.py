@@ -154,6 +154,10 @@ class Hmc:
             return solver.menu.configuration(found[1].items, found[1].choice)
 
         found, facts = self._timed(view, budget, solver, weights, solve, configuration)
+        if settings.groups != "measured":
+            moved = sum(found[1].asked[name] != label for name, label in found[0].labels.items())
+            view.say(f"groups={settings.groups}: {moved} units have another label than measured")
+            facts = {"dealt_otherwise": moved, **facts}
         if weighing.tried:
             view.say(weighing.summary)
             facts = {"weighing": weighing.facts(), **facts}

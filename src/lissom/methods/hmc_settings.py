@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from lissom.errors import RecipeError
 from lissom.lowrank.families import family_named
@@ -13,6 +13,21 @@ from lissom.methods.rank_rules import RANK_RULES
 from lissom.pruning.cut import Criterion
 
 DEPTHS = ("auto", "yes", "no")
+_GROUPED = ("hmc", "nahc")
+_PRUNING = (*_GROUPED, "ahc", "prune_only")
+_DECOMPOSING = (*_GROUPED, "ahc", "ahc_sum", "decompose_only")
+# The variants in which a setting changes anything; those that are not named do in all.
+_EFFECTS = {
+    "criterion": _PRUNING,
+    "rebuild": _PRUNING,
+    "families": _DECOMPOSING,
+    "ranks": _DECOMPOSING,
+    "whiten": _DECOMPOSING,
+    "tau": ("hmc",),
+    "standard_errors": ("hmc",),
+    "rounds": _GROUPED,
+    "keep_above": (*_GROUPED, "ahc_sum", *ALONE),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +135,14 @@ class HmcSettings:
         for name in ("images", "statistics_images", "rounds"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name}={getattr(self, name)}: expected at least 1")
-        if math.isnan(self.tau):
-            raise RecipeError("tau=nan: expected a number of nats, or -1 to choose it by itself")
+        if not (self.tau >= 0 or self.tau == -1):
+            raise RecipeError(
+                f"tau={self.tau}: expected 0 or more nats, or -1 to choose it by itself"
+            )
+        if self.groups_seed < -1:
+            raise RecipeError(
+                f"groups_seed={self.groups_seed}: expected 0 or more, or -1 for the run's seed"
+            )
         if not self.keep_above > 0:
             raise RecipeError(f"keep_above={self.keep_above}: expected more than 0")
         if not self.standard_errors >= 0:
@@ -130,6 +151,14 @@ class HmcSettings:
     def _check_grouping(self) -> None:
         """Refuse what would change nothing: a row of an ablation would not be what it says."""
         variant = self.variant
+        for field in fields(self):
+            value, known = getattr(self, field.name), _EFFECTS.get(field.name, (variant,))
+            if value != field.default and variant not in known:
+                raise RecipeError(
+                    f"{field.name}={value!r}: has no effect with variant={variant}; expected its "
+                    f"default, {field.default!r}: leave it out, or use variant "
+                    + " or ".join(known)
+                )
         if self.groups != "measured" and variant not in ("hmc", "nahc"):
             raise RecipeError(
                 f"groups={self.groups!r}: {variant} puts all units into one group, so that there "

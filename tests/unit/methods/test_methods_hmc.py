@@ -140,7 +140,8 @@ def test_forward_passes_saved_are_said(view):
     assert "forward passes measured by running" in said[0]
     Hmc(FAST).plan(replace(view, say=said.append), HALF)
     Hmc(FAST).plan(replace(view, say=said.append), HALF)
-    assert said[-1] == "sensitivities: none had to be measured"
+    assert said[-2] == "sensitivities: none had to be measured"
+    assert said[-1].startswith("whole networks: ")
 
 
 def test_ignored_layers_keep_their_outputs_and_rank(view):
@@ -208,7 +209,7 @@ def test_the_estimator_decides_where_harms_come_from(view, plain):
     for name in ("second_order", "first_order"):
         said = []
         other = planned(replace(view, cache=None, say=said.append), estimator=name)
-        assert said == ["sensitivities: none had to be measured"]
+        assert said[0] == "sensitivities: none had to be measured"
         assert other.sensitivities != plain.sensitivities
         assert (other.evidence["estimator"], other.evidence["agreement"]) == (name, {})
 
@@ -238,16 +239,19 @@ def asked(proposal, which: str = "asked") -> dict[str, str]:
 
 
 def test_controls_deal_out_the_measured_labels_anew(view, plain):
-    options = {"variant": "nahc", "rounds": 1}
+    options = {"variant": "nahc", "rounds": 1, "weigh": "summed"}
     measured = planned(view, **options)
     inverted = planned(view, **options, groups="inverted")
     assert asked(inverted, "measured") == asked(measured)
     swapped = {"prune": "decompose", "decompose": "prune"}
     for unit in inverted.evidence["units"]:
-        free = len(unit["curves"]) == 2
+        free = len(unit["curves"]) == 2 and len(unit["layers"]) == 1
         expected = swapped[unit["measured"]] if free else unit["measured"]
         assert unit["asked"] == expected
     assert inverted.plan != measured.plan
+    moved = sum(unit["asked"] != unit["measured"] for unit in inverted.evidence["units"])
+    assert inverted.evidence["dealt_otherwise"] == moved > 0
+    assert "dealt_otherwise" not in measured.evidence
     assert inverted.evidence["harm"] > measured.evidence["harm"]
 
 
@@ -256,13 +260,14 @@ def test_the_seed_decides_random_groups(view, monkeypatch):
     monkeypatch.setattr(solving, "labels_of", lambda *_: given)
     dealt = [asked(planned(view, groups="random", groups_seed=seed)) for seed in range(4)]
     assert all(sorted(one.values()) == sorted(given.values()) for one in dealt)
+    assert all(one["stem"] == "prune" for one in dealt)  # a stream of two layers keeps its own
     assert len({tuple(one.values()) for one in dealt}) > 1
     assert asked(planned(replace(view, seed=3), groups="random")) == dealt[3]
 
 
 def test_criterion_decides_which_channels_stay(view):
     cuts = [
-        planned(view, variant="ahc", criterion=one).plan.decisions
+        planned(view, variant="prune_only", criterion=one).plan.decisions
         for one in ("l1", "fpgm", "reconstruction")
     ]
     assert all(one != other for i, one in enumerate(cuts) for other in cuts[:i])
@@ -389,6 +394,19 @@ def test_a_round_that_does_worse_does_not_count(view, monkeypatch):
         ({"statistics_images": 0}, "statistics_images=0: expected at least 1"),
         ({"rounds": 0}, "rounds=0: expected at least 1"),
         ({"tau": float("nan")}, "tau=nan: expected"),
+        ({"tau": -0.5}, "tau=-0.5: expected 0 or more nats, or -1"),
+        ({"groups": "random", "groups_seed": -7}, "groups_seed=-7: expected 0 or more, or -1"),
+        ({"weigh": "guessed"}, "weigh='guessed': expected one of measured, summed"),
+        ({"variant": "nahc", "tau": 0.5}, "tau=0.5: has no effect with variant=nahc; .* hmc"),
+        ({"variant": "ahc", "rounds": 3}, "rounds=3: has no effect with variant=ahc"),
+        ({"variant": "ahc", "keep_above": 2.0}, "keep_above=2.0: has no effect with variant=ahc"),
+        (
+            {"variant": "prune_only", "ranks": "energy"},
+            "ranks='energy': has no effect with variant",
+        ),
+        ({"variant": "prune_only", "whiten": False}, "whiten=False: has no effect with variant"),
+        ({"variant": "decompose_only", "rebuild": False}, "rebuild=False: has no effect with"),
+        ({"variant": "ahc_sum", "criterion": "l1"}, "criterion='l1': has no effect with variant"),
         ({"keep_above": 0.0}, "keep_above=0.0: expected more than 0"),
     ],
 )
