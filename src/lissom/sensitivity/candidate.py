@@ -50,7 +50,8 @@ class Harms:
     Attributes:
         mean: Harm per candidate, in the task's distance (nats per sample for classification), in
             order.
-        error: Standard error of each mean over the calibration batches (0 with a single batch).
+        error: Standard error of each mean over the calibration batches (0 with less than 16
+            samples in a single one).
         images: Samples that each candidate was judged on.
         forwards: Whole forward passes that the naive way would have taken, references included.
         forwards_run: What was run instead, in whole forward passes weighted by MACs.

@@ -25,6 +25,7 @@ from lissom.task import Task
 from lissom.train.processes import Processes
 
 _ALONE = Processes()
+_PARTS, _LEAST = 4, 4  # of a single batch, and samples in each
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class Measured:
 
     Attributes:
         model: Network in eval mode, unchanged by the measurement.
-        batches: Calibration batches of equal size; a smaller last one is left out.
+        batches: Calibration batches of equal size; a smaller last one is left out. A single one is
+            taken as four.
         task: Gives inputs and the distance between outputs.
         images: How many samples to use at most (at least one batch).
         cache: Folder for results, or None.
@@ -183,7 +185,18 @@ def _take(batches: Iterable[Any], task: Task, images: int) -> list[tuple[Tensor,
         raise DataError(
             "the calibration set gave no batch; sensitivities need some hundred samples"
         )
-    return taken
+    return _in_parts(taken[0]) if len(taken) == 1 else taken
+
+
+def _in_parts(batch: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+    """Divide a batch that is the only one: from one value nothing can be told of its error."""
+    sizes = {part.shape[0] for part in batch}
+    size = min(sizes) // _PARTS
+    if len(sizes) > 1 or size < _LEAST:
+        return [batch]
+    return [
+        tuple(part[place * size : (place + 1) * size] for part in batch) for place in range(_PARTS)
+    ]
 
 
 def _outputs_seen(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[str]:

@@ -50,6 +50,17 @@ def test_harms_equal_those_of_whole_runs(model):
     assert harms.images == 48
 
 
+def test_a_single_batch_has_an_error_too(model):
+    (images, classes), task = batches_of(*SHAPE, count=1, size=34)[0], Classification()
+    alone = measure(model, candidates(model), [(images, classes)], task, images=34)
+    parts = [(images[i : i + 8], classes[i : i + 8]) for i in range(0, 32, 8)]
+    assert alone == measure(model, candidates(model), parts, task, images=32)
+    assert alone.images == 32
+    assert min(alone.error) > 0
+    few = measure(model, candidates(model), [(images[:15], classes[:15])], task, images=15)
+    assert (few.images, set(few.error)) == (15, {0.0})
+
+
 def test_the_comparison_notices_other_weights(model):
     batches, task = batches_of(*SHAPE, count=1), Classification()
     measured = measure(model, [halved(model, "a.weight")], batches, task, images=16).mean[0]
@@ -159,10 +170,10 @@ def test_after_an_interruption_only_the_rest_is_measured(model, tmp_path):
 
 
 def test_a_network_in_place_of_weights_is_run_whole(model):
-    batches = batches_of(*SHAPE, count=1)
+    batches = batches_of(*SHAPE, count=1, size=12)
     other = seeded(Small, seed=3)
     candidate = Candidate("u", "prune", 0.5, {}, lambda: other)
-    harms = measure(model, [candidate], batches, Classification(), images=16)
+    harms = measure(model, [candidate], batches, Classification(), images=12)
     with torch.no_grad():
         expected = Classification().distance(other(batches[0][0]), model(batches[0][0]))
     assert harms.mean[0] == pytest.approx(float(expected), rel=1e-4)
