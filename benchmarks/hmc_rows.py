@@ -37,6 +37,8 @@ _GOALS = {
 }
 # Without recovery (batch norms recalibrated), and with it.
 _AGAINST = {"resnet20": (0, 15), "resnet56": (0, 10)}
+# What the rivals are offered: channels alone, every count, inside the residual blocks.
+_LIKE_RIVALS = {"prune-only": ("stages.0.variant=prune_only", "round_to=1")}
 _SHARES = ("macs=0.5", "macs=0.28")
 # What NORTON leaves of ResNet-56, and in how many epochs.
 _PUBLISHED = ("macs=0.29,params=0.25", 300)
@@ -61,6 +63,8 @@ def _against(network: str) -> Iterator[Row]:
     for budget in _SHARES:
         for epochs in _AGAINST.get(network, ()):
             yield Row("against", network, "hmc", epochs, budget)
+            for arm, settings in _LIKE_RIVALS.items():
+                yield Row("against", network, arm, epochs, budget, settings)
             if (budget, epochs, "usual") not in _GOALS[network]:
                 yield from _rivals(network, budget, epochs, "usual")
 
