@@ -160,7 +160,7 @@ class Hmc:
             facts = {"dealt_otherwise": moved, **facts}
         if weighing.tried:
             view.say(weighing.summary)
-            facts = {"weighing": weighing.facts(), **facts}
+            facts = {"weighing": weighing.facts(configuration(found)), **facts}
         return *found, facts
 
     def _timed(

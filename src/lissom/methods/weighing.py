@@ -130,11 +130,16 @@ class Weighing:
             f"{best.prune_weight:g} (1: {first.harm:.3g})"
         )
 
-    def facts(self) -> dict[str, Any]:
-        """Give what was tried, JSON-ready."""
+    def facts(self, taken: Configuration) -> dict[str, Any]:
+        """Give what was tried, and the harm of what was taken in the end, JSON-ready.
+
+        Args:
+            taken: A clock, or labels dealt out otherwise, may have led to another network than the
+                best of those that were tried.
+        """
         return {
             "prune_weight": self.best.prune_weight,
-            "harm_measured": _finite(self.best.harm),
+            "harm_measured": _finite(self.harm(taken)),
             "tried": [
                 {
                     "prune_weight": one.prune_weight,
