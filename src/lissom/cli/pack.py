@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from lissom.errors import RecipeError
+
 
 def pack(
     folder: Annotated[
@@ -20,7 +22,7 @@ def pack(
         str | None,
         typer.Option(
             help="Most bytes: 40kB, or 25x of the original. Quantized weights become cheaper until "
-            "it fits; without it no value changes."
+            "it fits; needs --out. Without it no value changes."
         ),
     ] = None,
 ) -> None:
@@ -29,6 +31,11 @@ def pack(
     lissom.load(FILE) gives the network back to the last bit. With --size it is another network than
     DIR's, which stays as it is: measure it before you use it.
     """
+    if size is not None and out is None:
+        raise RecipeError(
+            "--size: gives another network than that of DIR, whose model.lsm its report describes; "
+            "expected --out FILE beside it"
+        )
     from lissom.artifacts import PACKED, pack_folder
     from lissom.export.files import write_files
 

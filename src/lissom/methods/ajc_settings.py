@@ -123,7 +123,7 @@ class AjcSettings:
         """Give the times of the training."""
         ramp_end = self.ramp_end
         if self.starts_without_training:  # at the budget already, however early levels are held
-            ramp_end = min(ramp_end, self.hold_at)
+            ramp_end = ramp_end if self.ramp_start < ramp_end <= self.hold_at else self.hold_at
         return Phases(self.ramp_start, ramp_end, self.hold_at, self.steer_every, self.weighings)
 
     def _check_times(self) -> None:

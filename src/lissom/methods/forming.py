@@ -134,4 +134,4 @@ def _trimmable(levels: Mapping[str, Levelled]) -> dict[str, Trimmable]:
 
 def _per_energy(weight: Tensor) -> Tensor:
     """Give what makes squared errors relative: a batch norm may undo any scale of a layer."""
-    return 1 / weight.square().mean().clamp_min(1e-20)
+    return 1 / weight.square().sum().clamp_min(1e-20)

@@ -136,9 +136,9 @@ class Hmc:
         """
         settings = self.settings
 
-        weighing = Weighing(
-            WholeHarm(view, weights, settings.images), settings.fractions, settings.rounds
-        )
+        recipe = f"statistics_images={settings.statistics_images} {weights.recipe}"
+        whole = WholeHarm(view, weights, settings.images, recipe)
+        weighing = Weighing(whole, settings.fractions, settings.rounds)
 
         def solve(now: Solver) -> Found:
             if settings.weigh == "measured":
@@ -158,10 +158,11 @@ class Hmc:
             moved = sum(found[1].asked[name] != label for name, label in found[0].labels.items())
             view.say(f"groups={settings.groups}: {moved} units have another label than measured")
             facts = {"dealt_otherwise": moved, **facts}
+        measured, taken = (replace(one, harm=solver.harm(one)) for one in found)
         if weighing.tried:
-            view.say(weighing.summary)
+            view.say(weighing.summary(configuration(found)))
             facts = {"weighing": weighing.facts(configuration(found)), **facts}
-        return *found, facts
+        return measured, taken, facts
 
     def _timed(
         self,

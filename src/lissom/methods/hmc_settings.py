@@ -25,7 +25,7 @@ _EFFECTS = {
     "whiten": _DECOMPOSING,
     "tau": ("hmc",),
     "standard_errors": ("hmc",),
-    "rounds": _GROUPED,
+    "rounds": (*_GROUPED, "ahc_sum", *ALONE),
     "keep_above": (*_GROUPED, "ahc_sum", *ALONE),
 }
 

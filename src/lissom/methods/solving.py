@@ -115,7 +115,7 @@ class Solver:
             BudgetError: Nothing on the menu is within the limits.
         """
         at: Fractions = {unit.name: fractions for unit in self.menu.units}
-        labels: Mapping[str, str] = {}
+        labels: Mapping[str, str] | None = None
         for _ in range(rounds):
             solution = self.at(at)
             if solution.labels == labels:
@@ -123,6 +123,12 @@ class Solver:
             yield at, solution
             labels = solution.labels
             at = solved_fractions(self.menu, solution, at)
+
+    def harm(self, solution: Solution) -> float:
+        """Give the summed harm of a solution by these sensitivities."""
+        harm_of = _harm_of(self.menu, self.sensitivities)
+        taken = zip(solution.items, solution.choice, strict=True)
+        return sum(harm_of(item, option - 1) for item, option in taken if option)
 
     def weighing(self, prune: float) -> Solver:
         """Give the same with the harms of pruning multiplied."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lissom.errors import ModelError
 from lissom.extension import ModelView
@@ -22,43 +23,50 @@ from lissom.methods.weights import WeightMath
 from lissom.search.price import Configuration
 from lissom.sensitivity.candidate import Candidate
 from lissom.sensitivity.measure import Measured
+from lissom.task import Task
 from lissom.train.recalibrate import refresh_statistics
 
-_STEP, _FINER = 4.0, 2.0  # between two weights that are tried
-_MOST = 256.0
+_LADDER = (4.0, 16.0, 64.0, 256.0, 1 / 4, 1 / 16)
+_FINER = 2.0  # to either side of the best
 
 
-@dataclass(frozen=True, slots=True)
 class WholeHarm:
-    """Measures what a configuration as a whole does to the outputs, batch norms taken anew.
+    """Measures what a configuration as a whole does to the outputs, batch norms taken anew."""
 
-    Attributes:
-        view: Network, calibration data, task, cache.
-        weights: Builds its network.
-        images: Calibration images.
-    """
+    def __init__(self, view: ModelView, weights: WeightMath, images: int, recipe: str) -> None:
+        """Take the calibration batches, once: all networks are judged on the same images.
 
-    view: ModelView
-    weights: WeightMath
-    images: int
+        Args:
+            view: Network, calibration data, task, cache.
+            weights: Builds networks.
+            images: Calibration images, at least one batch.
+            recipe: What the new weights follow from beside the network, for the cache.
+        """
+        self._weights, self._task, self._recipe = weights, view.task, recipe
+        self._batches = list(_first(view.data.calibration, view.task, images))
+        self._measured = Measured(view.model, self._batches, view.task, images, view.cache)
+        self._known: dict[str, float] = {}
 
     def __call__(self, configuration: Configuration) -> float:
         """Give the harm in the task's distance; infinite where the outputs are not finite."""
-        view = self.view
+        name = _named(configuration)
+        if name not in self._known:
+            self._known[name] = self._measure(name, configuration)
+        return self._known[name]
+
+    def _measure(self, name: str, configuration: Configuration) -> float:
         built: list[nn.Module] = []
 
         def network() -> nn.Module:
             if not built:
-                model = self.weights.built(configuration)
-                refresh_statistics(model, view.data.calibration, view.task, self.images)
+                model = self._weights.built(configuration)
+                refresh_statistics(model, _samples_together(self._batches, self._task))
                 built.append(model)
             return built[0]
 
-        measured = Measured(view.model, view.data.calibration, view.task, self.images, view.cache)
-        recipe = f"{_named(configuration)} {self.weights.recipe}"
-        whole = Candidate("the network", "all", 0.0, {}, network, recipe)
+        whole = Candidate("the network", "all", 0.0, {}, network, f"{name} {self._recipe}")
         try:
-            return measured.harms([whole]).mean[0]
+            return self._measured.harms([whole]).mean[0]
         except ModelError:
             return math.inf
 
@@ -71,12 +79,14 @@ class Weighed:
         prune_weight: By what the harms of pruning were multiplied.
         fractions: Removed fractions at which the groups were formed.
         solution: What was found.
+        summed: Sum of its units' harms, none of them multiplied.
         harm: Of the whole network, measured.
     """
 
     prune_weight: float
     fractions: Fractions
     solution: Solution
+    summed: float
     harm: float
 
 
@@ -84,15 +94,15 @@ class Weighed:
 class Weighing:
     """Finds the weight of pruning, and the fractions to group at, whose network harms least.
 
-    From 1 the weight goes up by factors of 4 while the measured harm falls, else down, and then a
-    factor of 2 to either side. The second and all later searches of a run, under other limits or
-    with less on the menu, keep what the first one found.
+    The weights are powers of 4, and then a factor of 2 to either side of the best. The second and
+    all later searches of a run, under other limits or with less on the menu, keep what the first
+    one found.
 
     Attributes:
         harm: Measures a configuration.
         fractions: Removed fractions to group at first.
         rounds: How often groups are formed for each weight, at most.
-        tried: All networks that were measured.
+        tried: All solutions that were judged.
     """
 
     harm: Callable[[Configuration], float]
@@ -118,16 +128,19 @@ class Weighing:
 
     @property
     def best(self) -> Weighed:
-        """Give the one that harms least."""
+        """Give the one that harms least; of several the first."""
         return min(self.tried, key=lambda one: one.harm)
 
-    @property
-    def summary(self) -> str:
-        """Say what weighing has brought, in a line."""
-        best, first = self.best, self.tried[0]
+    def summary(self, taken: Configuration) -> str:
+        """Say what weighing has brought, in a line.
+
+        Args:
+            taken: As for ``facts``.
+        """
+        alone = min(one.harm for one in self.tried if one.prune_weight == 1)
         return (
-            f"whole networks: {len(self.tried)} measured, harm {best.harm:.3g}; pruning weighs "
-            f"{best.prune_weight:g} (1: {first.harm:.3g})"
+            f"harm of the whole network: {self.harm(taken):.3g}; pruning weighs "
+            f"{self.best.prune_weight:g} (weighing 1, {alone:.3g})"
         )
 
     def facts(self, taken: Configuration) -> dict[str, Any]:
@@ -143,7 +156,7 @@ class Weighing:
             "tried": [
                 {
                     "prune_weight": one.prune_weight,
-                    "summed": one.solution.harm,
+                    "summed": one.summed,
                     "measured": _finite(one.harm),
                 }
                 for one in self.tried
@@ -155,26 +168,38 @@ class Weighing:
         families = {family for unit in solver.menu.units for family in unit.families}
         if len(families) < 2:
             return
-        for step in (_STEP, 1 / _STEP):
-            weight = step
-            while 1 / _MOST <= weight <= _MOST and self._helps(solver, weight):
-                weight *= step
-            if self.best.prune_weight != 1.0:
-                break
+        for weight in _LADDER:
+            self._try(solver, weight)
         found = self.best.prune_weight
         for weight in (found * _FINER, found / _FINER):
-            self._helps(solver, weight)
-
-    def _helps(self, solver: Solver, weight: float) -> bool:
-        before = self.best.harm
-        self._try(solver, weight)
-        return self.best.harm < before
+            self._try(solver, weight)
 
     def _try(self, solver: Solver, weight: float) -> None:
-        weighed = solver.weighing(weight)
-        for fractions, solution in weighed.search(self.fractions, self.rounds):
+        for fractions, solution in solver.weighing(weight).search(self.fractions, self.rounds):
             found = solver.menu.configuration(solution.items, solution.choice)
-            self.tried.append(Weighed(weight, fractions, solution, self.harm(found)))
+            summed = solver.harm(solution)
+            self.tried.append(Weighed(weight, fractions, solution, summed, self.harm(found)))
+
+
+def _first(batches: Iterable[Any], task: Task, images: int) -> Iterator[Any]:
+    """Yield so many images' batches, at least one, each as large as the first."""
+    seen, shape = 0, None
+    for batch in batches:
+        first = task.inputs(batch)[0]
+        shape = shape or first.shape
+        if first.shape == shape:
+            seen += len(first)
+            yield batch
+        if seen >= images:
+            return
+
+
+def _samples_together(batches: Iterable[Any], task: Task) -> list[tuple[Tensor, ...]]:
+    """Give the batches' inputs, joined where a batch norm might see one value per channel."""
+    inputs = [task.inputs(batch) for batch in batches]
+    if len(inputs[0][0]) > 1:
+        return inputs
+    return [tuple(torch.cat(parts) for parts in zip(*inputs, strict=True))]
 
 
 def _named(configuration: Configuration) -> str:

@@ -37,9 +37,10 @@ class SmallerFile:
 def packed_within(state: Mapping[str, Tensor], plan: Plan, limit: int) -> SmallerFile:
     """Give the packed file of a network in at most ``limit`` bytes.
 
-    Levels move towards zero: each to the k that is least in h (w - s k)^2 + mu l(k), with its code
-    length l and 1 / h the mean square of its tensor; mu, one for all tensors, is the least with
-    which the real file fits. What is no levels stays.
+    Levels of weights that the plan quantizes move towards zero: each to the k that is least in
+    h (w - s k)^2 + mu l(k), with its code length l and 1 / h the sum of squares of its weight, so
+    that relative errors of layers count alike; mu, one for all, is the least with which the real
+    file fits. All else stays.
 
     Args:
         state: By name what ``stored_state`` gives.
@@ -47,10 +48,11 @@ def packed_within(state: Mapping[str, Tensor], plan: Plan, limit: int) -> Smalle
         limit: Bytes.
 
     Raises:
-        BudgetError: Nothing lies on levels, or zeros everywhere still take more.
+        BudgetError: No weight is quantized, or zeros everywhere still take more.
         WeightsError: A tensor is of a type that a packed file can't hold.
     """
-    found = {name: packable(value) for name, value in state.items() if value.is_floating_point()}
+    quantized = (d.layer + _WEIGHT for d in plan.decisions if isinstance(d, Quantize))
+    found = {name: packable(state[name]) for name in quantized if name in state}
     levels = {name: one for name, one in found.items() if isinstance(one, Levels)}
     tensors = {name: _trimmable(one) for name, one in levels.items()}
 
@@ -63,7 +65,7 @@ def packed_within(state: Mapping[str, Tensor], plan: Plan, limit: int) -> Smalle
     if len(packed.content) > limit:
         raise BudgetError(
             f"size: the file takes {len(packed.content):,} bytes with zeros for all of the "
-            f"{len(levels)} tensors on levels, above {limit:,}; allow more, or quantize first "
+            f"{len(levels)} quantized weights, above {limit:,}; allow more, or quantize first "
             "(--method ajc)"
         )
     return SmallerFile(packed, _errors(tensors, levels, chosen))
@@ -72,7 +74,7 @@ def packed_within(state: Mapping[str, Tensor], plan: Plan, limit: int) -> Smalle
 def _trimmable(one: Levels) -> Trimmable:
     values = one.tensor()
     step = one.scale.reshape(-1, *[1] * (values.ndim - 1)) if one.scale.ndim else one.scale
-    return Trimmable(values, one.levels, step, 1 / values.square().mean().clamp_min(1e-20))
+    return Trimmable(values, one.levels, step, 1 / values.square().sum().clamp_min(1e-20))
 
 
 def _updated(plan: Plan, levels: Mapping[str, Levels]) -> Plan:

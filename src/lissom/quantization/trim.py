@@ -78,22 +78,22 @@ def trimmed(
     now = {name: tensor.levels for name, tensor in tensors.items()}
     if measure(now) <= limit:
         return now
+    zeros = {name: torch.zeros_like(levels) for name, levels in now.items()}
+    if measure(zeros) > limit:
+        return zeros
     tables = {name: _lengths(levels) for name, levels in now.items()}
 
     def at(price: float) -> dict[str, Tensor]:
         return {name: cheaper(one, tables[name], price) for name, one in tensors.items()}
 
-    low, high = 0.0, _first_price(tensors)
-    least = high / 4**_TRIES
-    for _ in range(_TRIES):
-        found = at(high)
-        if measure(found) <= limit:
-            break
-        low, high = high, high * 4
-    else:
-        return {name: torch.zeros_like(levels) for name, levels in now.items()}
+    first = _first_price(tensors)
+    prices = [first * 4**power for power in range(_TRIES)]
+    high = next((price for price in prices if measure(at(price)) <= limit), math.inf)
+    if high == math.inf:
+        return zeros
+    found, low = at(high), 0.0 if high == first else high / 4
     above = at(low) if low else now
-    while high > max(_FINE * low, least):
+    while high > max(_FINE * low, first / 4**_TRIES):
         middle = math.sqrt(low * high) if low else high / 4
         attempt = at(middle)
         size = measure(attempt)
@@ -206,5 +206,6 @@ def _first_price(tensors: Mapping[str, Trimmable]) -> float:
     costs = [
         float((one.curvature.double() * one.step.double().square()).mean())
         for one in tensors.values()
+        if bool(one.levels.any())  # nothing is to be taken from the others
     ]
-    return max(sum(costs) / len(costs) / 100, 1e-300)
+    return max(sum(costs) / max(len(costs), 1) / 100, 1e-300)

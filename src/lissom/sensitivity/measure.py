@@ -138,11 +138,13 @@ class _Runner:
         """Measure candidates on one batch."""
         if not candidates:
             return _Part({}, 0.0)
-        self._replay = self._replay or replay_of(self._model, inputs)
-        reference = self._replay.record(inputs)
+        if any(candidate.rebuild is None for candidate in candidates.values()):
+            self._replay = self._replay or replay_of(self._model, inputs)
+        replay = self._replay or WholeRun(self._model, inputs)
+        reference = replay.record(inputs)
         harms, forwards = {}, 1.0
         for place, candidate in candidates.items():
-            outputs, share = _outputs(candidate, self._replay, inputs)
+            outputs, share = _outputs(candidate, replay, inputs)
             harms[place] = _harm(self._task, outputs, reference, candidate)
             forwards += share
             bar.advance(1, candidate.unit)

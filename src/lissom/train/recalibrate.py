@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -78,22 +78,19 @@ def recalibrate(
     return Recalibration(images, tuple(distances.items()), best)
 
 
-def refresh_statistics(model: nn.Module, batches: Iterable[Any], task: Task, images: int) -> None:
+def refresh_statistics(model: nn.Module, inputs: Sequence[tuple[Tensor, ...]]) -> None:
     """Take the statistics of batch norms anew where the network lies, whether or not they help.
 
     Args:
-        model: Only running statistics change, in place; left in eval mode.
-        batches: Read once, as they are.
-        task: Tells what of a batch is input.
-        images: How many to read at least, as far as there are.
-
-    Raises:
-        DataError: There is no batch.
+        model: Only running statistics change, in place; left in eval mode. They stay where all
+            there is is one sample.
+        inputs: Batch by batch, of equal sizes.
     """
     norms = {n: m for n, m in model.named_modules() if _has_statistics(m)}
-    if norms:
+    images = sum(len(one[0]) for one in inputs)
+    if norms and images > 1:
         with torch.no_grad():
-            _accumulate(model, norms, map(task.inputs, batches), images)
+            _accumulate(model, norms, inputs, images)
     model.eval()
 
 

@@ -122,6 +122,8 @@ def test_wrong_settings_are_refused_by_name(wrong, message):
 
 def test_levels_may_be_held_as_early_as_one_likes():
     assert AjcSettings(hold_at=0.3).phases().hold == 0.3
+    assert AjcSettings(ramp_start=0.6).phases().start == 0.6
+    assert AjcSettings().phases().end == 0.5
     assert AjcSettings(start="plain", ramp_end=0.2, hold_at=0.3).phases().end == 0.2
 
 

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from lissom.methods.hmc import Hmc, HmcSettings
-from lissom.methods.weighing import Weighing
+from lissom.methods.weighing import Weighing, WholeHarm
 from lissom.plan.budget import Budget
+from lissom.search.price import Configuration
 from lissom.train.recalibrate import refresh_statistics
-from method_samples import applied, small_view
+from method_samples import applied, batches_of, seeded, small_view, view_of
 
 HALF = Budget.parse("macs=0.5")
 FAST = HmcSettings(images=32, statistics_images=32, fractions=(0.25, 0.75))
@@ -52,7 +53,10 @@ def test_the_network_that_harms_least_of_all_that_were_tried_is_taken(proposal):
     best = min(facts["tried"], key=lambda one: one["measured"])
     assert facts["harm_measured"] == best["measured"]
     assert facts["prune_weight"] == best["prune_weight"]
-    assert facts["tried"][0]["prune_weight"] == 1
+    first = facts["tried"][0]
+    assert first["prune_weight"] == 1
+    assert facts["harm_measured"] < 0.8 * first["measured"]  # else this would tell nothing
+    assert first["summed"] < best["summed"]  # the sums would have it otherwise
 
 
 def test_sums_alone_weigh_nothing(view):
@@ -88,6 +92,9 @@ class Solver:
     def search(self, fractions, rounds):
         yield "at", Solution(self.weight)
 
+    def harm(self, solution):
+        return 0.0
+
     def at(self, fractions):
         self.asked.append((self.weight, fractions))
         return Solution(self.weight)
@@ -98,22 +105,87 @@ class Solution:
         self.items, self.choice, self.harm = weight, None, 0.0
 
 
+LADDER = [1, 4, 16, 64, 256, 0.25, 0.0625]
+
+
 @pytest.mark.parametrize(
-    ("harm", "best", "tried"),
+    ("harm", "around", "best"),
     [
-        (lambda w: abs(w - 8), 8, [1, 4, 16, 8, 2]),
-        (lambda w: abs(w - 1), 1, [1, 4, 0.25, 2, 0.5]),
-        (lambda w: w, 0.25**4, [1, 4, 0.25, 0.25**2, 0.25**3, 0.25**4, 0.5**7, 0.5**9]),
-        (lambda w: 3.0, 1, [1, 4, 0.25, 2, 0.5]),
+        (lambda w: abs(w - 8), 4, 8),
+        (lambda w: abs(w - 1), 1, 1),
+        (lambda w: 3.0 - (w == 256), 256, 256),
+        (lambda w: w, 0.0625, 0.03125),
+        (lambda w: 3.0, 1, 1),
     ],
 )
-def test_weights_are_tried_while_they_help(harm, best, tried):
+def test_weights_are_tried_and_the_best_is_taken(harm, around, best):
     weighing = Weighing(harm, (0.5,), 2)
-    _, solution = weighing.weighed(Solver())
-    assert [one.prune_weight for one in weighing.tried] == tried
-    assert solution.items == weighing.best.prune_weight
-    if best in tried and best != 0.25**4:
-        assert solution.items == best
+    weighed, solution = weighing.weighed(Solver())
+    assert [one.prune_weight for one in weighing.tried] == [*LADDER, 2 * around, around / 2]
+    assert (weighing.best.prune_weight, solution.items, weighed.weight) == (best, best, best)
+
+
+def test_the_same_network_is_measured_once(view, monkeypatch):
+    built = []
+    weights = Hmc(FAST)._statistics(view)
+    whole = WholeHarm(replace(view, cache=None), weights, 32, "")
+    original = type(weights).built
+    monkeypatch.setattr(
+        type(weights), "built", lambda own, what: built.append(what) or original(own, what)
+    )
+    harms = [whole(Configuration()) for _ in range(3)]
+    assert (len(built), len(set(harms))) == (1, 1)
+    assert harms[0] < 0.1  # nothing but other statistics
+
+
+def test_all_networks_are_judged_on_the_same_images():
+    batches = Shuffled(batches_of(3, 8, 8, count=6, size=8))
+    view = small_view(batches=batches)
+    whole = WholeHarm(view, Hmc(FAST)._statistics(view), 16, "")
+    before = batches.passes
+    first, second = whole(Configuration()), whole(Configuration({"a": tuple(range(8))}))
+    assert batches.passes == before
+    assert first < second
+
+
+class Shuffled:
+    """Gives its batches in another order at each pass."""
+
+    def __init__(self, batches):
+        self.batches, self.passes = batches, 0
+
+    def __iter__(self):
+        self.passes += 1
+        return iter(self.batches[self.passes % 6 :] + self.batches[: self.passes % 6])
+
+
+class Pooled(nn.Module):
+    """A batch norm that sees one value per channel and image."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.norm, self.head = nn.BatchNorm2d(16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.b(torch.relu(self.a(x)))).mean((2, 3), keepdim=True)
+        return self.head(torch.relu(self.norm(x)).flatten(1))
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_batches_of_one_image_will_do(count):
+    batches = batches_of(3, 8, 8, count=count, size=1)
+    view = view_of(seeded(Pooled), 3, 8, 8, batches=batches)
+    found = Hmc(FAST).plan(view, HALF)
+    assert found.evidence["weighing"]["harm_measured"] >= 0
+
+
+def test_nothing_to_choose_from_is_no_error(view):
+    everything = frozenset(layer.name for layer in view.graph.layers)
+    for weigh in ("measured", "summed"):
+        method = Hmc(replace(FAST, weigh=weigh))
+        found = method.plan(replace(view, ignore=everything), Budget.parse("macs=1G"))
+        assert not found.plan.decisions
 
 
 def test_a_second_search_keeps_what_the_first_has_found():
@@ -130,13 +202,10 @@ def test_fresh_statistics_are_those_of_the_images():
     torch.manual_seed(0)
     model = nn.Sequential(nn.BatchNorm2d(3)).eval()
     images = torch.randn(64, 3, 5, 5) * 2 + 1
-    refresh_statistics(model, [(images[:32], None), (images[32:], None)], Images(), 64)
+    refresh_statistics(model, [(images[:32],), (images[32:],)])
     assert torch.allclose(model[0].running_mean, images.mean((0, 2, 3)), atol=1e-5)
     assert not model.training
     plain = nn.Sequential(nn.Linear(2, 2)).eval()
-    refresh_statistics(plain, [], Images(), 64)
-
-
-class Images:
-    def inputs(self, batch):
-        return (batch[0],)
+    refresh_statistics(plain, [])
+    refresh_statistics(model, [(images[:1],)])
+    assert torch.allclose(model[0].running_mean, images.mean((0, 2, 3)), atol=1e-5)
