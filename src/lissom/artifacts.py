@@ -130,8 +130,7 @@ def pack_folder(folder: Path, limit: int | None = None) -> SmallerFile:
 
     Raises:
         BudgetError: The file can't be made that small.
-        PlanError: plan.json is missing or damaged.
-        WeightsError: weights.safetensors is missing, damaged, or holds a type that can't be packed.
+        LissomError: The plan or the weights are missing, damaged, or of a type without a place.
     """
     plan, values = _read_folder(folder)
     try:
@@ -151,8 +150,7 @@ def unpack_file(path: Path, folder: Path) -> dict[str, int]:
     Raises:
         PackedFileError: The packed file is damaged.
         PlanError: Its plan is of another version.
-        WeightsError: It holds complex128, which weights.safetensors can't.
-        LissomError: ``folder`` can't be written to.
+        LissomError: ``folder`` can't be written to, or a tensor is complex128.
     """
     with _opened(path) as reader:
         plan, values = Plan.from_json(reader.plan), reader.tensors()

@@ -17,7 +17,7 @@ def test_two_processes_share_the_measuring_and_decide_alike(tmp_path: Path) -> N
     assert firsts[0]["curves"] == firsts[1]["curves"]
     shares = [first["measured"] for first in firsts]
     assert sum(shares) == alone["measured"]
-    assert abs(shares[0] - shares[1]) <= 2  # one a batch
+    assert 0 <= shares[0] - shares[1] <= 14  # the first measures whole networks, too
     assert firsts[0]["forwards"]["naive"] == alone["forwards"]["naive"]
     # What was measured is kept: nothing is run again, and one process wrote the file.
     assert [note["again"]["measured"] for note in notes] == [0, 0]

@@ -96,7 +96,7 @@ def test_norm_layers_follow_and_are_in_no_group(report: dict[str, Any]) -> None:
     assert norms
     assert {row["group"] for row in norms} == {""}
     cut = [row for row in norms if row["after"]["params"] < row["before"]["params"]]
-    assert {row["decision"] for row in cut} == {"cut with the layers around it"}
+    assert {row["decision"] for row in cut} <= {"cut with the layers around it"}
 
 
 def test_the_report_reads_back(finished: Finished) -> None:

@@ -108,7 +108,8 @@ def test_a_later_stage_cuts_the_rank_and_decomposes_the_parts(second):
     ranks = {group.name for group in second.graph.groups if group.frozen_because is None}
     assert {name for name in ranks if name.endswith(".first")}
     for variant in ("prune_only", "decompose_only", "ahc_sum"):
-        settings = replace(SUM, variant=variant)
+        ranks_rule = "joint" if variant == "prune_only" else SUM.ranks
+        settings = replace(SUM, variant=variant, ranks=ranks_rule)
         found = Hmc(settings).plan(second, Budget.parse("macs=0.95"))
         network = applied(second, found)
         assert capture(network, second.example_inputs).cost == found.predicted

@@ -90,9 +90,9 @@ def test_data_of_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_methods_get_their_settings() -> None:
-    stages = [{"method": "nahc", "tau": 0.2}, "hmc"]
+    stages = [{"method": "nahc", "images": 64}, "hmc"]
     first, second = methods_of(recipe(("stages", stages)))
-    assert first.settings == HmcSettings(variant="nahc", tau=0.2)
+    assert first.settings == HmcSettings(variant="nahc", images=64)
     assert second.settings == HmcSettings()
     with pytest.raises(RecipeError, match="'hcm' is not known; choose one of ahc, "):
         methods_of(recipe(("stages", ["hcm"])))

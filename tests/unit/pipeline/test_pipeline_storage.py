@@ -16,5 +16,5 @@ def test_layers_that_are_no_levels_whatever_the_plan_says_are_named() -> None:
     plan = Plan(tuple(Quantize(name, 3, 1, channel_scales=False) for name in "012"))
     assert not_levels(model, plan) == ["2"]
     assert not_levels(model, Plan(())) == []
-    model[1].weight.data[0, 0, 0, 0] = -0.0  # other bits than a level times a scale has
+    model[1].weight.data[0, 0, 0, 0] = 0.1234567  # no level times a scale
     assert not_levels(model, plan) == ["1", "2"]
