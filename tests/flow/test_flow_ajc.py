@@ -103,7 +103,7 @@ def test_without_training_and_without_labels(weights, tmp_path) -> None:
     found = preview_recipe(read_recipe(tmp_path / "out.yaml"), say=lambda _line: None)
     assert found.proposal is not None
     size = (tmp_path / "out" / "model.lsm").stat().st_size
-    assert found.proposal.predicted.bits / 8 == pytest.approx(size, rel=0.06)
+    assert found.proposal.predicted.bits / 8 == pytest.approx(size, rel=0.01)
     assert 200 < found.feasibility.smallest.bits / 8 < size
     assert result.report.budget[0].met
     assert result.report.compressed.accuracy is not None

@@ -19,7 +19,7 @@ from lissom.quantization.levelled import Levelled
 
 _TRIES = 6
 _CLOSE = 0.995  # of the limit
-_STEP = 1.1  # of the bits, where only one side of the limit is known
+_SPARE = 0.001  # of the limit, left free when aiming at it; twice as much after each miss
 _MOST_BITS, _HALVINGS = 8.0, 8  # per weight
 
 Levels = Mapping[str, Levelled]
@@ -69,26 +69,32 @@ def chosen(view: ModelView, wish: Wish, forming: Forming, ladder: PostTraining) 
 
 
 def _by_size(view: ModelView, limit: int, forming: Forming, ladder: PostTraining) -> Levels:
-    """Ask for bits until the real file is close to the limit, from below where that is possible."""
+    """Ask for bits until the real file is close to the limit from below.
+
+    The size is a stair over the bits, so that one aimed at may be missed again and again by a few
+    bytes: each miss aims lower. If even the fewest bits are too many, they are given.
+    """
     fewest = ladder.fewest_bits
-    bits, low, high = max(8.0 * limit, fewest), 0.0, math.inf
+    bits, low, high, spare = max(8.0 * limit, fewest), 0.0, math.inf, _SPARE
     best: Levels | None = None
-    for _ in range(_TRIES):
+    tries = 0
+    while best is None or tries < _TRIES:
         levels = ladder.levels_for(bits)
         size = forming.weigh(view.model, levels)
+        tries += 1
         if size.total <= limit:
             best, low = levels, bits
             if size.total >= _CLOSE * limit:
                 break
+        elif bits <= fewest:
+            return levels
         else:
-            high = bits
-        wanted = bits * max(limit - size.others, 1) / max(size.levels, 1)
-        if not low < wanted < high:  # the size is no smooth function of the bits
-            least, most = low or high / _STEP**2, high if high < math.inf else low * _STEP**2
-            near, far = (most, least) if wanted >= high else (least, most)
-            wanted = (far * near**3) ** 0.25
+            high, spare = bits, 2 * spare
+        wanted = bits * max((1 - spare) * limit - size.others, 1) / max(size.levels, 1)
+        if low and not low < wanted < high:
+            wanted = math.sqrt(low * high) if high < math.inf else 2 * low
         bits = max(wanted, fewest)
-    return ladder.levels_for(fewest) if best is None else best
+    return best
 
 
 def _recalibrated(view: ModelView, levels: Levels) -> Untrained:

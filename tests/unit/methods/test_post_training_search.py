@@ -1,3 +1,4 @@
+from itertools import cycle
 from types import SimpleNamespace
 
 import pytest
@@ -51,10 +52,19 @@ def test_one_size_out_of_line_costs_little():
     assert 0.8 * LIMIT <= OTHERS + 0.1 * bits <= LIMIT
 
 
+@given(step=st.floats(1.0, 30.0), factor=st.floats(0.08, 0.16), over=st.integers(1, 20))
+@example(step=30.0, factor=0.1, over=13)
+def test_stairs_that_miss_by_a_few_bytes_are_left_downwards(step, factor, over):
+    start = LIMIT - OTHERS + over  # some stair ends right above the limit
+    _, bits = searched(lambda asked: round(start + step * ((factor * asked - start) // step)))
+    found = OTHERS + round(start + step * ((factor * bits - start) // step))
+    assert LIMIT - 4 * step - 20 <= found <= LIMIT
+
+
 @given(st.lists(st.floats(0.02, 0.5), min_size=8, max_size=8))
 @example([0.1, 0.5, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1])
 def test_the_largest_that_was_seen_to_fit_is_taken(factors):
-    rates = iter(factors)
+    rates = cycle(factors)
     seen = {}
 
     def size(asked):
