@@ -10,11 +10,12 @@ import typer
 from lissom.cli import options
 
 if TYPE_CHECKING:
+    from lissom.export.executorch import ExecutorchCheck
     from lissom.export.int8 import Int8Check
     from lissom.pipeline.export_run import Exported
 
 
-Target = Literal["onnx", "onnx-int8", "torch-export", "openvino"]
+Target = Literal["onnx", "onnx-int8", "torch-export", "openvino", "executorch"]
 Estimator = Literal["auto", "min_max", "percentile", "mse"]
 Use = Literal["auto", "always", "never"]
 
@@ -68,8 +69,8 @@ def export(
 ) -> None:
     """Write a network for another runtime, run it there and time it.
 
-    onnx-int8 is made from calibration images, without training. FILE gets its name only once it
-    computes what it should.
+    onnx-int8 is made from calibration images, without training; executorch takes batches of
+    --batch alone. FILE gets its name only once it computes what it should.
     """
     from lissom.export.int8 import Int8Settings
     from lissom.export.int8_choice import FloatBudget
@@ -99,6 +100,7 @@ def export(
 
 def _print(done: Exported, layers: bool) -> None:
     from lissom.cli.console import show
+    from lissom.export.executorch import ExecutorchCheck
     from lissom.export.int8 import Int8Check
     from lissom.export.onnx import OnnxCheck
     from lissom.report.latency import layout
@@ -111,9 +113,18 @@ def _print(done: Exported, layers: bool) -> None:
         _print_int8(check, layers)
     else:
         typer.echo(f"largest difference {check.max_difference:.2g}, checked by running the file")
+    if isinstance(check, ExecutorchCheck):
+        _print_executorch(check)
     if done.latency:
         typer.echo()
         show(layout({name: one.to_dict() for name, one in done.latency.items()}, done.sizes))
+
+
+def _print_executorch(check: ExecutorchCheck) -> None:
+    typer.echo(f"{check.runtime}: {check.delegated} parts in XNNPACK, batch {check.batch} (fixed)")
+    if check.portable:
+        outside = ", ".join(f"{name} {count}" for name, count in check.portable.items())
+        typer.echo(f"slower, outside of it: {outside}")
 
 
 def _print_int8(check: Int8Check, layers: bool) -> None:

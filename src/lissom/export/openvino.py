@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom.errors import ExportError
+from lissom.export.difference import largest_difference
 from lissom.export.files import write_files
 from lissom.export.onnx import onnx_content
 from lissom.export.runtime import OnnxSession
@@ -74,10 +75,7 @@ def export_openvino(
         written = {path: xml.read_bytes(), path.with_suffix(".bin"): _weights(xml)}
     session = OnnxSession(content)
     inputs = session.example_inputs(check.batches[-1])
-    expected, ours = session(*inputs), found(*inputs)
-    pairs = list(zip(expected, ours, strict=True))
-    difference = max((a.double() - b.double()).abs().max().item() for a, b in pairs)
-    scale = max(tensor.abs().max().item() for tensor in expected)
+    difference, scale = largest_difference(session(*inputs), found(*inputs))
     if not difference <= tolerance * scale:
         raise ExportError(
             f"{path}: OpenVINO differs from ONNX Runtime by {difference:.3g} where outputs reach "

@@ -7,12 +7,13 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from lissom.errors import ExportError
+from lissom.export.difference import largest_difference, outputs_of
 from lissom.export.files import write_files
 
 
@@ -50,8 +51,11 @@ def export_torch(
         LissomError: The file can't be written.
     """
     network = copy.deepcopy(model).cpu().eval()
-    inputs = tuple(_two(tensor.detach().cpu()) for tensor in example_inputs)
-    program, free = _program(network, inputs)
+    # Two samples: torch.export takes a batch of 1 for a constant.
+    inputs = tuple(varied(tensor.detach().cpu(), 2) for tensor in example_inputs)
+    free_batch = tuple({0: torch.export.Dim.AUTO} if tensor.dim() else {} for tensor in inputs)
+    program = program_of(network, inputs, free_batch)
+    free = _takes_any_batch(program)
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     content = buffer.getvalue()
@@ -60,12 +64,21 @@ def export_torch(
     return TorchCheck(difference, free, len(content))
 
 
-def _program(
-    network: nn.Module, inputs: tuple[Tensor, ...]
-) -> tuple[torch.export.ExportedProgram, bool]:
-    free = tuple({0: torch.export.Dim.AUTO} if tensor.dim() else {} for tensor in inputs)
+def program_of(
+    network: nn.Module, inputs: tuple[Tensor, ...], free: tuple[dict[int, Any], ...] | None = None
+) -> torch.export.ExportedProgram:
+    """Export a network in eval mode.
+
+    Args:
+        network: On the CPU.
+        inputs: Its arguments.
+        free: Per input the dimensions that may differ; None: none.
+
+    Raises:
+        ExportError: torch.export can't express it.
+    """
     try:
-        program = torch.export.export(network, inputs, dynamic_shapes=free)
+        return torch.export.export(network, inputs, dynamic_shapes=free)
     # torch.export raises many unrelated types.
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else "no reason"
@@ -73,9 +86,31 @@ def _program(
             f"{type(network).__name__}: torch.export can't express this network ({reason}); "
             "replace what it names, or use --to onnx"
         ) from error
+
+
+def varied(tensor: Tensor, count: int) -> Tensor:
+    """Give so many samples that differ from the first one, which noise is added to.
+
+    Args:
+        tensor: The batch in front; one without dimensions is given back, integers are repeated.
+        count: At least 1.
+    """
+    if not tensor.dim():
+        return tensor
+    first = tensor[:1]
+    samples = first.repeat(count, *(1,) * (first.dim() - 1))
+    if not first.is_floating_point():
+        return samples
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(samples.shape, generator=generator, dtype=torch.float32)
+    noise[0] = 0
+    return (samples + noise.to(samples.dtype)).contiguous()
+
+
+def _takes_any_batch(program: torch.export.ExportedProgram) -> bool:
     given = program.graph_signature.user_inputs
     values = [node.meta["val"] for node in program.graph.nodes if node.name in given]
-    return program, any(
+    return any(
         isinstance(value, Tensor) and value.dim() > 0 and not isinstance(value.shape[0], int)
         for value in values
     )
@@ -86,12 +121,7 @@ def _difference(
 ) -> float:
     loaded = torch.export.load(io.BytesIO(content)).module()
     given = tuple(tensor.repeat(2, *(1,) * (tensor.dim() - 1))[:batch] for tensor in inputs)
-    with torch.no_grad():
-        expected = [one for one in pytree.tree_leaves(network(*given)) if isinstance(one, Tensor)]
-        found = [one for one in pytree.tree_leaves(loaded(*given)) if isinstance(one, Tensor)]
-    pairs = list(zip(expected, found, strict=True))
-    difference = max((a.double() - b.double()).abs().max().item() for a, b in pairs)
-    scale = max(tensor.abs().max().item() for tensor in expected)
+    difference, scale = largest_difference(outputs_of(network, given), outputs_of(loaded, given))
     if not difference <= tolerance * scale:
         raise ExportError(
             f"the exported program differs from the network by {difference:.3g} where outputs "
@@ -99,15 +129,3 @@ def _difference(
             "depends on the batch"
         )
     return difference
-
-
-def _two(tensor: Tensor) -> Tensor:
-    """Give two different samples: torch.export takes a batch of 1 for a constant."""
-    if not tensor.dim():
-        return tensor
-    first = tensor[:1]
-    if first.is_floating_point():
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(first.shape, generator=generator, dtype=torch.float32).to(first.dtype)
-        return torch.cat((first, first + noise)).contiguous()
-    return first.repeat(2, *(1,) * (first.dim() - 1))

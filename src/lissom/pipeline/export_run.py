@@ -5,14 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 from lissom.artifacts import ONNX, RECIPE, load, load_plan
 from lissom.data.options import LoadedData
 from lissom.errors import ExportError, RecipeError
+from lissom.export.executorch import ExecutorchCheck, executorch_call, export_executorch
 from lissom.export.int8 import Int8Check, Int8Data, Int8Settings, export_int8
 from lissom.export.onnx import OnnxCheck, export_onnx
 from lissom.export.openvino import OpenVinoCheck, export_openvino, openvino_call
@@ -28,9 +30,11 @@ from lissom.recipe.read import read_recipe
 from lissom.recipe.recipe import DataSection, ModelSection, Recipe
 from lissom.task import Classification, first_inputs
 
-TARGETS = ("onnx", "onnx-int8", "torch-export", "openvino")
+TARGETS = ("onnx", "onnx-int8", "torch-export", "openvino", "executorch")
 CALIBRATION_IMAGES = 512
 _CHECKED_IMAGES = 1000
+
+Check: TypeAlias = OnnxCheck | Int8Check | TorchCheck | OpenVinoCheck | ExecutorchCheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ class Exported:
     """
 
     path: Path
-    check: OnnxCheck | Int8Check | TorchCheck | OpenVinoCheck
+    check: Check
     float_onnx: OnnxCheck
     latency: dict[str, Latency]
     sizes: dict[str, int]
@@ -114,7 +118,7 @@ def run_export(wish: ExportWish, conditions: Conditions) -> Exported:
     with tempfile.TemporaryDirectory(prefix="lissom-export-") as scratch:
         path = Path(scratch) / "float.onnx"
         plain = export_onnx(network, inputs, path)
-        check = _export(wish, network, inputs, loaded)
+        check = _export(wish, network, inputs, loaded, conditions.batch)
         latency = _timed(wish, path, conditions)
     size = plain.size_bytes if isinstance(check, OnnxCheck) else check.size_bytes
     sizes = {"fp32 ONNX": plain.size_bytes, wish.target: size}
@@ -122,8 +126,12 @@ def run_export(wish: ExportWish, conditions: Conditions) -> Exported:
 
 
 def _export(
-    wish: ExportWish, network: nn.Module, inputs: tuple[Tensor, ...], loaded: LoadedData | None
-) -> OnnxCheck | Int8Check | TorchCheck | OpenVinoCheck:
+    wish: ExportWish,
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    loaded: LoadedData | None,
+    batch: int,
+) -> Check:
     if loaded is not None:
         layout = _planned(wish)
         return export_int8(network, inputs, wish.out, int8_data(loaded), wish.int8, layout)
@@ -131,6 +139,7 @@ def _export(
         "onnx": export_onnx,
         "torch-export": export_torch,
         "openvino": export_openvino,
+        "executorch": partial(export_executorch, batch=batch),
     }
     return writers[wish.target](network, inputs, wish.out)
 
@@ -162,7 +171,8 @@ def _timed(wish: ExportWish, plain: Path, conditions: Conditions) -> dict[str, L
     if wish.target == "torch-export":
         return {}
     session = OnnxSession(plain, threads=conditions.threads)
-    other = openvino_call(wish.out, threads=conditions.threads)
+    call = openvino_call if wish.target == "openvino" else executorch_call
+    other = call(wish.out, threads=conditions.threads)
     calls = {"fp32 ONNX": lambda: session(*inputs), wish.target: lambda: other(*inputs)}
     return compare_latency(calls, conditions)
 

@@ -18,11 +18,11 @@ def layout(latencies: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int])
     Args:
         latencies: By network what ``Latency.to_dict`` gives; the first is what the others are
             compared with.
-        sizes: By network the bytes of its ONNX file.
+        sizes: By network the bytes of its file.
     """
     table = plain_table()
     table.add_column("")
-    for name in ("median", "quartiles, ms", "faster", "ONNX file", "smaller"):
+    for name in ("median", "quartiles, ms", "faster", "file", "smaller"):
         table.add_column(name, justify="right")
     first = next(iter(latencies))
     for name, latency in latencies.items():

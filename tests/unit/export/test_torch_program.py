@@ -35,14 +35,14 @@ def test_what_cannot_be_traced_is_named(tmp_path: Path) -> None:
 def test_a_program_that_computes_something_else_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = torch_program._program
+    original = torch_program.program_of
 
-    def altered(network: nn.Module, inputs: tuple[Tensor, ...]) -> object:
+    def altered(network: nn.Module, inputs: tuple[Tensor, ...], free: object) -> object:
         copy = nn.Sequential(*network)
         copy[-1] = nn.Linear(24, 5)
-        return original(copy.eval(), inputs)
+        return original(copy.eval(), inputs, free)
 
-    monkeypatch.setattr(torch_program, "_program", altered)
+    monkeypatch.setattr(torch_program, "program_of", altered)
     with pytest.raises(ExportError, match="program differs from the network by"):
         export_torch(plain(), (images(1),), tmp_path / "m.pt2")
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,34 @@
+"""What a network computes, in torch or elsewhere: its outputs, and how far two runs differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+
+def outputs_of(network: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Give the tensors among a network's outputs, in the order in which exporters flatten them."""
+    with torch.no_grad():
+        return [one for one in pytree.tree_leaves(network(*inputs)) if isinstance(one, Tensor)]
+
+
+def largest_difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[float, float]:
+    """Compare outputs.
+
+    Returns:
+        The largest absolute difference, NaN where either has one, and the largest magnitude that
+        was expected.
+
+    Raises:
+        ValueError: They are not as many, or not of the same shapes.
+    """
+    if [one.shape for one in expected] != [one.shape for one in found]:
+        shapes = [[tuple(one.shape) for one in outputs] for outputs in (expected, found)]
+        raise ValueError(f"outputs of shapes {shapes[1]}; expected {shapes[0]}")
+    pairs = zip(expected, found, strict=True)
+    differences = [(a.double() - b.double()).abs().flatten() for a, b in pairs]
+    scale = max(one.abs().max().item() for one in expected)
+    return torch.cat(differences).max().item(), scale
