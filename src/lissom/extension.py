@@ -184,6 +184,7 @@ class ModelView:
             else.
         device: Where a method that judges networks on held-out data runs them; as in
             ``TrainSettings``.
+        later: Stand-ins for decisions of later stages, for who counts the file's bytes, or None.
     """
 
     model: nn.Module
@@ -204,6 +205,7 @@ class ModelView:
     clock: Clock | None = None
     allow_slower: bool = False
     device: str = "cpu"
+    later: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +252,8 @@ class Method(Protocol):
             written: it comes last, and needs no limit of its own after them.
         in_int8: Optional, True for a method after which the network runs in int8: those before it
             are then timed in int8.
+        keeps_levels: Optional, True for one that finishes and leaves levels of weights as they are.
+        foreseen: Optional, takes a view, gives a plan of as many bytes as its decisions to come.
         from_scratch: Optional, True for a method that starts without trained weights: there is then
             nothing to distil from unless a teacher is given.
         epochs: Optional, takes the run's epochs and gives those of this method's training, where

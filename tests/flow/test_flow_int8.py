@@ -5,8 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx.numpy_helper import to_array
 
 import lissom
 from lissom.cli.app import run as run_command
@@ -126,9 +129,33 @@ def test_levels_chosen_for_a_size_are_not_rounded_again(weights: Path, tmp_path:
     path = tmp_path / "recipe.yaml"
     text = RECIPE.replace("WEIGHTS", str(weights)).splitlines()
     text[4] = "- {method: ajc}"
+    text[5] = "- {method: int8, weight_bits: 8}"
     path.write_text("\n".join(text).replace("macs: 0.6", "max_drop: 1"))
-    with pytest.raises(BudgetError, match="int8 would round the levels that ajc has chosen"):
+    with pytest.raises(BudgetError, match=r"would round the levels that ajc has .* activations=8"):
         preview_recipe(read_recipe(path), say=lambda _line: None)
+
+
+def test_levels_chosen_for_a_size_compute_in_int8(weights: Path, tmp_path: Path) -> None:
+    out, text = tmp_path / "out", RECIPE.splitlines()
+    text[4] = "- {method: ajc, mode: post_training, statistics_images: 64}"
+    text[5] = "- {method: int8, calibration_images: 128, estimator: mse}"
+    text[8] = "recover: {epochs: 0, recalibration_images: 256}"
+    result = quietly("\n".join(text).replace("macs: 0.6", "size: 10x"), weights, out)
+    (size,) = result.report.budget
+    assert size.met
+    assert 0.97 * size.limit <= (out / "model.lsm").stat().st_size <= size.limit
+    report = json.loads((out / "report.json").read_text())
+    layers = {row["name"] for row in report["layers"] if row["after"]["macs"]}
+    assert set(report["int8"]["kept_levels"]) == layers
+    assert report["int8_file"]["metric"]["value"] > report["compressed"]["accuracy"] - 0.02
+    network = lissom.load(out / "model.lsm")
+    found = {one.name: one for one in onnx.load_from_string(result.int8 or b"").graph.initializer}
+    for name in layers:
+        levels = to_array(found[f"{name}.weight_int"]).astype(float)
+        steps = to_array(found[f"{name}.weight_scale"]).astype(float)
+        weight = network.get_parameter(f"{name}.weight").detach().double().numpy()
+        close = np.abs(levels * steps.reshape(-1, *[1] * (weight.ndim - 1)) - weight)
+        assert close.max() <= 1e-3 * steps.max()
 
 
 def test_alone_it_needs_to_know_what_may_be_lost(

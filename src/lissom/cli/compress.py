@@ -49,7 +49,7 @@ def compress(
         str | None,
         typer.Option(
             help="weights=8,activations=8: end in a file in int8 (a stage of method int8 after "
-            "the others).",
+            "the others); activations=8 keeps the levels of ajc.",
             metavar="BITS",
         ),
     ] = None,

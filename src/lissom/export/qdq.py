@@ -252,6 +252,17 @@ def weight_steps(weight: Array, levels: int = WEIGHT_LEVELS) -> Array:
     return steps.astype(np.float32)
 
 
+def on_levels(weight: Array, levels: int = WEIGHT_LEVELS) -> bool:
+    """Tell whether each output channel is a step times integers of at most ``levels``.
+
+    Args:
+        weight: (C, ...).
+        levels: The largest integer.
+    """
+    rows = np.abs(weight.reshape(len(weight), -1).astype(np.float64))
+    return bool(_fits(rows, weight_steps(weight, levels).astype(np.float64)).all())
+
+
 def _fits(rows: Array, steps: Array) -> Array:
     places = rows / steps[:, None]
     return np.asarray((np.abs(places - np.rint(places)) <= _ON_GRID).all(axis=1))

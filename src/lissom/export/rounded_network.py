@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ class RoundedNetwork(nn.Module):
         example_inputs: Sequence[Tensor],
         content: bytes,
         layout: Int8Layout,
+        kept: Collection[str] = (),
     ) -> None:
         """Round nothing yet.
 
@@ -50,6 +51,7 @@ class RoundedNetwork(nn.Module):
             example_inputs: Inputs with the batch in front.
             content: The network as ``write_qdq`` takes it.
             layout: Where the ranges begin, and what is rounded.
+            kept: Layers whose weights lie on levels already.
 
         Raises:
             ExportError: The network can't be expressed with a free batch.
@@ -74,7 +76,7 @@ class RoundedNetwork(nn.Module):
                 self.ranges.append(LearnedRange(layout.ranges[source]))
             self._rounding[node] = ("ranges", self._of_tensor[source])
         for node, layer in self._program.weights.items():
-            if layer in layout.layers:
+            if layer in layout.layers and layer not in kept:
                 weight = network.get_parameter(f"{layer}.weight")
                 self._of_layer[layer] = len(self.levels)
                 self._rounding[node] = ("levels", len(self.levels))

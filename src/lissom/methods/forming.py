@@ -40,6 +40,7 @@ class Forming:
         found = foldable(view.model, view.example_inputs)
         self.folds = {layer: norm for layer, norm in found.items() if layer in layers}
         self._base = view.base or Plan.starting_from(view.model)
+        self._later = view.later or Plan(())
         self._plain = copy.deepcopy(view.model)
         self._inputs = view.task.inputs(next(iter(view.data.calibration)))
 
@@ -60,7 +61,7 @@ class Forming:
 
     def packed(self, form: FinalForm) -> PackedFile:
         """Give the file."""
-        return packed_network(form.values, self._base + Plan(form.plan))
+        return packed_network(form.values, self._base + Plan(form.plan) + self._later)
 
     def weigh(self, relaxed: nn.Module, levels: Mapping[str, Levelled]) -> FileSize:
         """Give the bytes of the file that a network with these levels would be."""

@@ -1,7 +1,8 @@
 """int8: weights and activations rounded as integer kernels want them, in a short tuning.
 
-Structure stays as the stages before left it. What is decided: the ranges of all activations, the
-levels of all weights, and which layers stay float. The run writes the file in int8 and measures it.
+Structure stays as the stages before left it, and so do levels. What is decided: the ranges of all
+activations, the levels of all weights that have none, and which layers stay float. The run writes
+the file in int8 and measures it.
 """
 
 from __future__ import annotations
@@ -20,19 +21,31 @@ from lissom.export.int8_check import check_kernels
 from lissom.export.int8_choice import FloatBudget, Harm, choose_float, layer_harms
 from lissom.export.int8_observe import observe
 from lissom.export.int8_operators import with_integer_kernels
-from lissom.export.qdq import Int8Layout, layer_names, tensors_to_observe, write_qdq
+from lissom.export.qdq import (
+    Int8Layout,
+    layer_names,
+    on_levels,
+    tensors_to_observe,
+    write_qdq,
+)
 from lissom.export.rounded_network import RoundedNetwork
 from lissom.export.runtime import OnnxNetwork, OnnxSession, structure_of
 from lissom.extension import ModelView, Proposal
 from lissom.methods.int8_options import AUTO, Int8Options
-from lissom.methods.int8_tuned import Start, Tuned, decision_of, exported
+from lissom.methods.int8_tuned import Start, Tuned, decision_of, exported, longest
 from lissom.methods.range_tuning import RangeTuning
 from lissom.methods.units import check_ignored
 from lissom.methods.wish import Wish
 from lissom.plan.budget import Budget
 from lissom.plan.cost import Cost
 from lissom.plan.plan import Plan
-from lissom.quantization.activation_ranges import ESTIMATORS, observe_histograms
+from lissom.plan.quantize import Quantize
+from lissom.quantization.activation_ranges import (
+    ESTIMATORS,
+    Range,
+    min_max,
+    observe_histograms,
+)
 from lissom.task import first_inputs
 from lissom.train.processes import Processes
 
@@ -47,6 +60,7 @@ class Int8:
         trains: Unless ``epochs`` is 0.
         limits: The quality that may be lost.
         finishes: True: it comes last, and may do without a limit.
+        keeps_levels: Whether levels that a stage before has chosen stay.
         in_int8: True: stages before it are timed in int8.
     """
 
@@ -62,6 +76,20 @@ class Int8:
     def trains(self) -> bool:
         """Tell whether ``plan`` trains."""
         return self.settings.epochs != 0
+
+    @property
+    def keeps_levels(self) -> bool:
+        """Tell whether levels that a stage before has chosen stay."""
+        return self.settings.weight_bits is None
+
+    def foreseen(self, view: ModelView) -> Plan:
+        """Give a decision that takes about as many bytes as the one to come."""
+        content = with_integer_kernels(exported(view.model, view.example_inputs))
+        layers = _not_ignored(view, layer_names(content))
+        images = first_inputs(view.task, view.data.calibration, _CHECKED)
+        seen = observe_histograms(observe(content, tensors_to_observe(content), images))
+        layout = self._layout({name: longest(min_max(one)) for name, one in seen.items()}, layers)
+        return Plan((decision_of(layout),))
 
     def epochs(self, run: int) -> int:
         """Give the epochs of the tuning.
@@ -95,10 +123,11 @@ class Int8:
         harm = _judge(view, plain, self.settings.calibration_images)
         start = processes.from_first(lambda: self._calibrated(view, plain, harm))
         network = copy.deepcopy(view.model)
-        rounded = RoundedNetwork(network, view.example_inputs, start.content, start.layout)
+        kept = _on_levels(view) if self.keeps_levels else frozenset[str]()
+        rounded = RoundedNetwork(network, view.example_inputs, start.content, start.layout, kept)
         found = Tuned.of(view.model, view, rounded, start.layout)
         evidence, training = dict(start.evidence), None
-        if self.trains:
+        if self.trains and not kept:
             training = self._trained(view, rounded)
             tuned, before = Tuned.of(network, view, rounded, start.layout), found
             harms = processes.from_first(lambda: [harm(one.file()) for one in (before, tuned)])
@@ -114,7 +143,8 @@ class Int8:
             evidence={
                 **evidence,
                 **left,
-                "not_tuned": sorted(layout.layers - found.levels.keys()),
+                "kept_levels": sorted(layout.layers & kept),
+                "not_tuned": sorted(layout.layers - found.levels.keys() - kept),
             },
             training=training,
             settled=True,
@@ -127,11 +157,8 @@ class Int8:
         seen = observe_histograms(observe(content, tensors_to_observe(content), harm.batches))
         wanted = ESTIMATORS if self.settings.estimator == AUTO else (self.settings.estimator,)
         layouts = {
-            name: Int8Layout(
-                {tensor: ESTIMATORS[name](found) for tensor, found in seen.items()},
-                layers,
-                self.settings.reduce_range,
-                self.settings.weight_bits,
+            name: self._layout(
+                {tensor: ESTIMATORS[name](one) for tensor, one in seen.items()}, layers
             )
             for name in wanted
         }
@@ -150,6 +177,10 @@ class Int8:
             )
         check_kernels(write_qdq(content, layout), [_few(one) for one in harm.batches[:1]])
         return Start(content, layout, evidence)
+
+    def _layout(self, ranges: Mapping[str, Range], layers: frozenset[str]) -> Int8Layout:
+        settings = self.settings
+        return Int8Layout(ranges, layers, settings.reduce_range, settings.bits)
 
     def _trained(self, view: ModelView, rounded: RoundedNetwork) -> Mapping[str, Any]:
         assert view.train is not None
@@ -213,6 +244,20 @@ def _judge(view: ModelView, content: bytes, images: int) -> Harm:
         return view.task.distance(*nested)
 
     return Harm(content, inputs, distance)
+
+
+def _on_levels(view: ModelView) -> frozenset[str]:
+    """Name the layers whose weights are levels that a stage before has chosen."""
+    before = () if view.base is None else view.base.decisions
+    named = {one.layer for one in before if isinstance(one, Quantize)}
+    weights = {
+        name: module.weight
+        for name, module in view.model.named_modules()
+        if name in named and isinstance(getattr(module, "weight", None), Tensor)
+    }
+    return frozenset(
+        name for name, weight in weights.items() if on_levels(weight.detach().cpu().numpy())
+    )
 
 
 def _not_ignored(view: ModelView, names: Sequence[str]) -> frozenset[str]:

@@ -18,7 +18,8 @@ class Int8Options:
 
     Attributes:
         weight_bits: 2 to 8, sign included; runtimes compute with all of them in int8, and the
-            packed file stores what there is.
+            packed file stores what there is. None: 8, and levels that a stage before has chosen
+            stay as they are.
         activation_bits: 8: runtimes have no faster kernels for fewer.
         estimator: Of the ranges that training begins with: ``min_max``, ``percentile``, ``mse``;
             ``auto``: the one that does the least harm.
@@ -30,7 +31,7 @@ class Int8Options:
         reduce_range: Weights in at most 7 bits, for CPUs without VNNI.
     """
 
-    weight_bits: int = 8
+    weight_bits: int | None = None
     activation_bits: int = 8
     estimator: str = AUTO
     calibration_images: int = 512
@@ -41,7 +42,7 @@ class Int8Options:
     reduce_range: bool = False
 
     def __post_init__(self) -> None:
-        if not _LEAST_BITS <= self.weight_bits <= _MOST_BITS:
+        if self.weight_bits is not None and not _LEAST_BITS <= self.weight_bits <= _MOST_BITS:
             raise RecipeError(f"weight_bits={self.weight_bits}: expected 2 to 8")
         if self.activation_bits != _MOST_BITS:
             raise RecipeError(
@@ -59,6 +60,11 @@ class Int8Options:
         for name in ("rate_factor", "range_rate"):
             if not getattr(self, name) > 0:
                 raise RecipeError(f"{name}={getattr(self, name)}: expected more than 0")
+
+    @property
+    def bits(self) -> int:
+        """Give the bits of weights that have no levels yet."""
+        return _MOST_BITS if self.weight_bits is None else self.weight_bits
 
     def tuning_epochs(self, run: int) -> int:
         """Give the epochs of the tuning.

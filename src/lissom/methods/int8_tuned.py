@@ -130,6 +130,12 @@ def decision_of(layout: Int8Layout) -> RoundActivations:
     return RoundActivations(layers, tuple(ranges), layout.reduce_range, layout.bits)
 
 
+def longest(found: Range) -> Range:
+    """Give ends that take a digit more than those of any plan."""
+    ends = (f"{end:.{_DIGITS}e}" for end in (found.low, found.high))
+    return Range(*map(float, ends))
+
+
 def _short(found: Range) -> Range:
     """Round to few digits: a thousandth of a step is of no account."""
     return Range(float(f"{found.low:.{_DIGITS}g}"), float(f"{found.high:.{_DIGITS}g}"))

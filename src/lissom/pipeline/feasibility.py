@@ -145,7 +145,8 @@ def stage_budgets(budget: Budget, original: Cost, methods: Sequence[Method]) -> 
 
     A stage is given the limits that it can be held to. After stage k of the n that share a
     quantity, original^(1 - k/n) * limit^(k/n) may remain; the last one meets the limit. The last
-    stage that can be held to ``latency`` or ``max_drop`` has all of it.
+    stage that can be held to ``latency`` or ``max_drop`` has all of it; so has one that chooses
+    levels which the last one keeps.
 
     Args:
         budget: What is asked of the whole run, relative to the original.
@@ -166,8 +167,10 @@ def stage_budgets(budget: Budget, original: Cost, methods: Sequence[Method]) -> 
     for name in _MEASURED:
         able = [one for one, method in enumerate(methods) if name in _held(method)]
         limit = getattr(budget, name)
-        if limit is not None and able:
-            targets[able[-1]][name] = limit
+        writers = [one for one in able if one >= len(methods) - len(_writers(methods))]
+        for stage in writers or able[-1:]:
+            if limit is not None:
+                targets[stage][name] = limit
     return tuple(Budget(**target) for target in targets)
 
 
@@ -185,7 +188,7 @@ def _check_held(methods: Sequence[Method], budget: Budget) -> None:
         if not any(quantity in _held(method) for method in methods):
             raise _not_held(quantity, methods)
     _check_last(methods)
-    if "size" in given and "size" not in _held(methods[-1]):
+    if "size" in given and not any("size" in _held(one) for one in _writers(methods)):
         last = next(one.name for one in reversed(methods) if "size" in _held(one))
         raise BudgetError(
             f"budget: what comes after {last} changes the values that make the file small; for a "
@@ -209,11 +212,22 @@ def _check_last(methods: Sequence[Method]) -> None:
                 f"stages: {method.name} decides how the network of the stages before it is "
                 "written, and what follows would change that network; put it last"
             )
-        if _finishes(last) and "size" in _held(method):
+        if _finishes(last) and "size" in _held(method) and not _keeps_levels(last):
             raise BudgetError(
-                f"stages: {last.name} would round the levels that {method.name} has chosen for "
-                "the size of the file; leave one of the two out"
+                f"stages: {last.name} with weight_bits would round the levels that {method.name} "
+                "has chosen for the size of the file; leave weight_bits out (--bits "
+                "activations=8): then they stay, and compute in int8"
             )
+
+
+def _writers(methods: Sequence[Method]) -> Sequence[Method]:
+    """Give the methods after which nothing changes the values of the weights."""
+    last = methods[-1]
+    return methods[-2:] if _finishes(last) and _keeps_levels(last) else (last,)
+
+
+def _keeps_levels(method: Method) -> bool:
+    return getattr(method, "keeps_levels", False)
 
 
 def _finishes(method: Method) -> bool:

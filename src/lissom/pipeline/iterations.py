@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lissom.errors import BudgetError, RecipeError
-from lissom.extension import COUNTS, Method, limits_of
+from lissom.extension import COUNTS, Method, ModelView, Proposal, limits_of
 from lissom.pipeline.feasibility import feasibility, stage_budgets
 from lissom.plan.budget import Budget, Limit, Meaning
 from lissom.plan.cost import Cost
 from lissom.recipe.iterations import brief_epochs, check_iterations
 from lissom.report.measured import StepRow
+from lissom.train.processes import Processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,31 @@ class Step:
                 for name, limit in self.target.limits(found).items()
             }
         )
+
+    def facing(self, steps: Sequence[Step], view: ModelView) -> ModelView:
+        """Give a view with stand-ins for later decisions, where this step counts the file's bytes.
+
+        Args:
+            steps: Of the run.
+            view: Of the network that this one starts from.
+        """
+        later = [one.method for one in steps if one.stage > self.stage]
+        foreseeing = [one.foreseen for one in later if hasattr(one, "foreseen")]
+        if self.target.size is None or not foreseeing:
+            return view
+        plans = Processes.here().from_first(lambda: [one(view) for one in foreseeing])
+        return replace(view, later=sum(plans[1:], plans[0]))
+
+    def proposed(self, view: ModelView) -> Proposal:
+        """Let the method decide.
+
+        Args:
+            view: Of the network that this step starts from.
+
+        Raises:
+            BudgetError: Nothing meets the budget.
+        """
+        return self.method.plan(view, self.budget(view.graph.cost))
 
     def row(self, asked: Budget) -> StepRow:
         """Give what is known of the step beforehand.

@@ -99,7 +99,7 @@ class Job:
             if getattr(first.method, "trains", False):
                 return Preview(table, view.graph, None, rows)
             with self._phase(f"decide ({first.method.name})"):
-                proposal = first.method.plan(view, first.budget(view.graph.cost))
+                proposal = first.proposed(first.facing(steps, view))
             return Preview(table, view.graph, proposal, rows)
 
     def run(
@@ -142,7 +142,7 @@ class Job:
             number = step.iteration if step.iterations > 1 else 0
             folder = workspace.stage(step.stage, number)
             now = replace(view, model=side.model, graph=side.graph, base=plan)
-            side, stage = self._take(step, now, folder)
+            side, stage = self._take(step, step.facing(steps, now), folder)
             plan = stage.plan
             done.append(stage)
         return (first, side), tuple(done)

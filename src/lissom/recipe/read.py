@@ -77,7 +77,7 @@ def parse_bits(text: str) -> dict[str, Any]:
         if name not in known or not value.isdigit():
             raise RecipeError(
                 f"--bits {text!r}: expected weights=N,activations=8 with N from 2 to 8, or one of "
-                "the two"
+                "the two; without weights=N they are 8, and levels chosen by ajc stay"
             )
         stage[known[name]] = int(value)
     return stage

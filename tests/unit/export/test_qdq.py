@@ -4,6 +4,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from int8_samples import float_content, images, plain, seeded
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from lissom.export.int8_places import find_places
 from lissom.export.qdq import (
     Int8Layout,
     layer_names,
+    on_levels,
     tensors_to_observe,
     weight_steps,
     write_qdq,
@@ -203,6 +206,22 @@ def test_weights_on_a_grid_stay_on_it() -> None:
     off = rng.standard_normal((8, 40)).astype(np.float32)
     np.testing.assert_allclose(weight_steps(off), np.abs(off).max(axis=1) / 127, rtol=1e-6)
     assert weight_steps(np.zeros((2, 3), np.float32)).tolist() == [1, 1]
+
+
+@given(
+    st.integers(1, 127),
+    st.lists(st.floats(1e-6, 1e3), min_size=4, max_size=4),
+    st.integers(0, 2**32 - 1),
+)
+def test_levels_are_known_from_other_weights(largest, scales, seed):
+    rng = np.random.default_rng(seed)
+    levels = rng.integers(-largest, largest + 1, (4, 3, 3))
+    weight = (levels * np.array(scales).reshape(-1, 1, 1)).astype(np.float32)
+    assert on_levels(weight)
+    weight[rng.integers(4)] += (
+        rng.uniform(0.2, 0.4, (3, 3)).astype(np.float32) * np.abs(weight).max()
+    )
+    assert not on_levels(weight, 3)
 
 
 def test_a_bias_too_large_for_int32_widens_the_step(content: bytes, whole: Int8Layout) -> None:

@@ -1,6 +1,7 @@
 """The int8 method on a network of a few layers, with trainings that are given."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from lissom.extension import Companion, ModelView, StepState
 from lissom.methods.int8 import Int8
 from lissom.methods.int8_options import Int8Options
 from lissom.methods.range_tuning import RangeTuning
+from lissom.packed.network import packed_network, stored_state
 from lissom.plan.budget import Budget
+from lissom.plan.plan import Plan
 from lissom.plan.quantize import Quantize
 from lissom.plan.round_activations import RoundActivations
 from method_samples import Small, applied, batches_of, seeded, small_view, view_of
@@ -62,6 +65,54 @@ def test_without_training_weights_are_rounded_and_ranges_observed() -> None:
     assert proposal.evidence["harm"] < 1e-2
     tried = proposal.evidence["harm_by_estimator"]
     assert tried[proposal.evidence["estimator"]] == min(tried.values())
+
+
+def levelled(**options: Any) -> ModelView:
+    """Give a network of which two layers have levels, as a plan before it says."""
+    view = small_view()
+    with torch.no_grad():
+        for name in ("stem", "a"):
+            weight = view.model.get_parameter(f"{name}.weight")
+            weight.copy_((weight / weight.abs().max() * 5).round() * 0.03125)
+    named = tuple(Quantize(name, 4, 10, channel_scales=False) for name in ("stem", "a", "b"))
+    return replace(view, base=Plan(named), **options)
+
+
+def test_levels_of_a_stage_before_stay_and_nothing_is_trained() -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("nothing is left to train")
+
+    view = levelled(train=refuse)
+    proposal = Int8(Int8Options(calibration_images=16)).plan(view, FREE)
+    assert proposal.evidence["kept_levels"] == ["a", "stem"]  # what b was named for is gone
+    rounded = {one.layer for one in proposal.plan.decisions if isinstance(one, Quantize)}
+    assert rounded == {"b", "c", "head"}
+    assert set(last(proposal.plan.decisions).layers) == LAYERS
+    network = applied(view, proposal)
+    for name in LAYERS:
+        same = torch.equal(
+            network.get_parameter(f"{name}.weight"), view.model.get_parameter(f"{name}.weight")
+        )
+        assert same == (name in ("stem", "a"))
+
+
+def test_bits_that_are_asked_for_round_levels_again() -> None:
+    view = levelled()
+    settings = Int8Options(epochs=0, weight_bits=2, calibration_images=16)
+    evidence = Int8(settings).plan(view, FREE).evidence
+    assert evidence["kept_levels"] == []
+
+
+def test_the_decision_that_is_foreseen_takes_the_room_of_the_one_to_come() -> None:
+    view = small_view()
+    method = Int8(UNTRAINED)
+    decisions = method.plan(view, FREE).plan.decisions
+
+    def size(*some: Any) -> int:
+        return len(packed_network(stored_state(view.model), Plan(some)).content)
+
+    foreseen = size(*method.foreseen(view).decisions)
+    assert size(decisions[-1]) <= foreseen <= size(decisions[-1]) + 60
 
 
 def test_layers_leave_int8_until_the_drop_is_allowed() -> None:

@@ -17,8 +17,18 @@ class Held:
     limits: frozenset[str]
 
 
+@dataclass(frozen=True)
+class Finishing(Held):
+    finishes: bool = True
+    keeps_levels: bool = True
+
+
 HMC = Held("hmc", frozenset({"macs", "params"}))
 LEVELS = Held("levels", frozenset({"size", "max_drop"}))
+
+
+INT8 = Finishing("int8", frozenset({"max_drop"}))
+ROUNDING = Finishing("int8", frozenset({"max_drop"}), keeps_levels=False)
 
 
 def compared(budget: str, *methods: Held, now: Cost = NOW):
@@ -154,3 +164,22 @@ def test_each_stage_is_given_what_it_can_be_held_to() -> None:
         "macs=500000,size=2000B",
         "size=1000B,max_drop=1",
     ]
+
+
+def test_what_keeps_levels_may_follow_a_limit_on_size() -> None:
+    compared("size=8x", LEVELS, INT8)
+    with pytest.raises(
+        BudgetError, match=r"int8 with weight_bits would round .* leave weight_bits"
+    ):
+        compared("size=8x", LEVELS, ROUNDING)
+    with pytest.raises(BudgetError, match="for a limit on size put levels last"):
+        compared("size=8x,macs=0.5", LEVELS, HMC, INT8)
+
+
+def test_both_that_write_the_network_are_held_to_its_quality() -> None:
+    budget = Budget.parse("macs=0.5,max_drop=2")
+    first, second, third = stage_budgets(budget, NOW, [HMC, LEVELS, INT8])
+    assert [str(one) for one in (second, third)] == ["max_drop=2", "max_drop=2"]
+    assert first.max_drop is None
+    first, second = stage_budgets(Budget.parse("macs=0.5,max_drop=2"), NOW, [HMC, INT8])
+    assert (first.max_drop, str(second)) == (None, "max_drop=2")
