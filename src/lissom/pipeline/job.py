@@ -187,7 +187,7 @@ class Job:
             history = training.recover(network, plan, proposal, folder)
             processes.equalize(network)
         network.eval()
-        metric = self._evaluate("evaluate compressed", network)
+        metric = raw if proposal.settled else self._evaluate("evaluate compressed", network)
         outcome = Outcome(raw, metric, history, network.state_dict())
         if processes.first:
             folder.finish(outcome)
