@@ -182,8 +182,7 @@ class ModelView:
         clock: Tells times; None: there is none.
         allow_slower: Whether to decide what the clock does not pay for, where that saves something
             else.
-        device: Where a method that judges networks on held-out data runs them; as in
-            ``TrainSettings``.
+        device: Where networks are judged on held-out data; as in ``TrainSettings``.
         later: Stand-ins for decisions of later stages, for who counts the file's bytes, or None.
     """
 
@@ -253,6 +252,7 @@ class Method(Protocol):
         in_int8: Optional, True for a method after which the network runs in int8: those before it
             are then timed in int8.
         keeps_levels: Optional, True for one that finishes and leaves levels of weights as they are.
+        tuning: Optional, options that were set and have no effect where it keeps levels.
         foreseen: Optional, takes a view, gives a plan of as many bytes as its decisions to come.
         from_scratch: Optional, True for a method that starts without trained weights: there is then
             nothing to distil from unless a teacher is given.

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from lissom.errors import ExportError
+
 
 def outputs_of(network: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Give the tensors among a network's outputs, in the order in which exporters flatten them."""
@@ -23,12 +25,15 @@ def largest_difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> t
         was expected.
 
     Raises:
-        ValueError: They are not as many, or not of the same shapes.
+        ExportError: They are not as many, or not of the same shapes.
     """
     if [one.shape for one in expected] != [one.shape for one in found]:
         shapes = [[tuple(one.shape) for one in outputs] for outputs in (expected, found)]
-        raise ValueError(f"outputs of shapes {shapes[1]}; expected {shapes[0]}")
+        raise ExportError(
+            f"the file gives outputs of shapes {shapes[1]}, the network {shapes[0]}; no file was "
+            "written: use another --to, or let the network return tensors alone"
+        )
     pairs = zip(expected, found, strict=True)
     differences = [(a.double() - b.double()).abs().flatten() for a, b in pairs]
-    scale = max(one.abs().max().item() for one in expected)
+    scale = max(one.double().abs().max().item() for one in expected)
     return torch.cat(differences).max().item(), scale

@@ -142,7 +142,7 @@ class _Method:
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         # The method writes into the same memory again and again.
         outputs = self._method.execute([one.detach().contiguous() for one in inputs])
-        return tuple(one.clone() for one in outputs)
+        return tuple(one.clone() for one in outputs if isinstance(one, Tensor))
 
 
 def _operators(graph: torch.fx.GraphModule) -> Iterator[str]:

@@ -61,6 +61,7 @@ class Int8:
         limits: The quality that may be lost.
         finishes: True: it comes last, and may do without a limit.
         keeps_levels: Whether levels that a stage before has chosen stay.
+        tuning: Options that were set for its tuning.
         in_int8: True: stages before it are timed in int8.
     """
 
@@ -80,7 +81,12 @@ class Int8:
     @property
     def keeps_levels(self) -> bool:
         """Tell whether levels that a stage before has chosen stay."""
-        return self.settings.weight_bits is None
+        return self.settings.weight_bits is None and not self.settings.reduce_range
+
+    @property
+    def tuning(self) -> tuple[str, ...]:
+        """Name the options that have been set and matter only where something is tuned."""
+        return self.settings.tuning
 
     def foreseen(self, view: ModelView) -> Plan:
         """Give a decision that takes about as many bytes as the one to come."""

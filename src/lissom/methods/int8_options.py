@@ -9,6 +9,7 @@ from lissom.quantization.activation_ranges import ESTIMATORS
 
 AUTO = "auto"
 _LEAST_BITS, _MOST_BITS = 2, 8
+_TUNING = ("epochs", "rate_factor", "range_rate")
 _SHARE = 5  # a fifth of the run's epochs
 
 
@@ -65,6 +66,13 @@ class Int8Options:
     def bits(self) -> int:
         """Give the bits of weights that have no levels yet."""
         return _MOST_BITS if self.weight_bits is None else self.weight_bits
+
+    @property
+    def tuning(self) -> tuple[str, ...]:
+        """Name the options that are set otherwise and matter only where something is tuned."""
+        plain = Int8Options()
+        names = [name for name in _TUNING if getattr(self, name) != getattr(plain, name)]
+        return tuple(name for name in names if name != "epochs" or self.epochs != 0)
 
     def tuning_epochs(self, run: int) -> int:
         """Give the epochs of the tuning.

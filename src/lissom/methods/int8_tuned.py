@@ -131,8 +131,8 @@ def decision_of(layout: Int8Layout) -> RoundActivations:
 
 
 def longest(found: Range) -> Range:
-    """Give ends that take a digit more than those of any plan."""
-    ends = (f"{end:.{_DIGITS}e}" for end in (found.low, found.high))
+    """Give ends that take more digits than those of any plan, by more than names may differ."""
+    ends = (f"{end:.{_DIGITS + 1}e}" for end in (found.low, found.high))
     return Range(*map(float, ends))
 
 

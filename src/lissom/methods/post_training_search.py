@@ -90,7 +90,7 @@ def _by_size(view: ModelView, limit: int, forming: Forming, ladder: PostTraining
             return levels
         else:
             high, spare = bits, 2 * spare
-        wanted = bits * max((1 - spare) * limit - size.others, 1) / max(size.levels, 1)
+        wanted = bits * max((1 - spare) * limit - size.others, 1) / max(size.levels, 2)
         if low and not low < wanted < high:
             wanted = math.sqrt(low * high) if high < math.inf else 2 * low
         bits = max(wanted, fewest)

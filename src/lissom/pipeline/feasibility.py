@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lissom.errors import BudgetError
-from lissom.extension import Method, limits_of
+from lissom.extension import Method
 from lissom.methods.catalog import METHODS
+from lissom.pipeline.finishing import EXAMPLES, check_last, finishes, held_by, writers_of
 from lissom.plan.budget import Budget, Limit, Meaning
 from lissom.plan.cost import Cost
 
-_EXAMPLES = {
-    "macs": "macs=0.5",
-    "params": "params=0.5",
-    "size": "size=25x",
-    "latency": "latency=0.5",
-    "max_drop": "max_drop=1.0",
-}
+_BEFORE = 0.9  # of a limit on quality that two stages keep, for the first
 _MEASURED = ("latency", "max_drop")  # what only the run can tell, and one stage alone answers for
 
 
@@ -118,12 +113,12 @@ def feasibility(
             "linear layers"
         )
     # What a later stage alone can be held to depends on what the earlier ones leave.
-    known = _held(methods[0]) & asked.keys()
+    known = held_by(methods[0]) & asked.keys()
     first, *others = methods
     costs = [(first, smallest(first))]
-    costs += [(method, smallest(method)) for method in others if known & _held(method)]
+    costs += [(method, smallest(method)) for method in others if known & held_by(method)]
     least = {
-        name: min(_least(cost)[name] for method, cost in costs if name in _held(method))
+        name: min(_least(cost)[name] for method, cost in costs if name in held_by(method))
         for name in known
     }
     rows = [
@@ -145,8 +140,8 @@ def stage_budgets(budget: Budget, original: Cost, methods: Sequence[Method]) -> 
 
     A stage is given the limits that it can be held to. After stage k of the n that share a
     quantity, original^(1 - k/n) * limit^(k/n) may remain; the last one meets the limit. The last
-    stage that can be held to ``latency`` or ``max_drop`` has all of it; so has one that chooses
-    levels which the last one keeps.
+    stage that can be held to ``latency`` or ``max_drop`` has all of it; one before it that chooses
+    the levels which it keeps has nine tenths, so that something is left for its rounding.
 
     Args:
         budget: What is asked of the whole run, relative to the original.
@@ -159,23 +154,24 @@ def stage_budgets(budget: Budget, original: Cost, methods: Sequence[Method]) -> 
     had = _of(original)
     targets: list[dict[str, Limit]] = [{} for _ in methods]
     for name, limit in _amounts(budget, original).items():
-        sharing = [one for one, method in enumerate(methods) if name in _held(method)]
+        sharing = [one for one, method in enumerate(methods) if name in held_by(method)]
         for step, stage in enumerate(sharing, start=1):
             value = round(had[name] * (limit / had[name]) ** (step / len(sharing)))
             text = f"{value}B" if name == "size" else f"{value}"
             targets[stage][name] = Limit(Meaning.ABSOLUTE, float(value), text)
     for name in _MEASURED:
-        able = [one for one, method in enumerate(methods) if name in _held(method)]
+        able = [one for one, method in enumerate(methods) if name in held_by(method)]
         limit = getattr(budget, name)
-        writers = [one for one in able if one >= len(methods) - len(_writers(methods))]
-        for stage in writers or able[-1:]:
+        writing = [one for one in able if one >= len(methods) - len(writers_of(methods))]
+        for stage in writing or able[-1:]:
             if limit is not None:
-                targets[stage][name] = limit
+                targets[stage][name] = limit if stage == able[-1] else _less(limit)
     return tuple(Budget(**target) for target in targets)
 
 
-def _held(method: Method | type) -> frozenset[str]:
-    return limits_of(method) & _EXAMPLES.keys()
+def _less(limit: Limit) -> Limit:
+    value = _BEFORE * limit.value
+    return replace(limit, value=value, text=f"{value:.6g}")
 
 
 def _check_held(methods: Sequence[Method], budget: Budget) -> None:
@@ -185,60 +181,23 @@ def _check_held(methods: Sequence[Method], budget: Budget) -> None:
             "the budget is empty; give macs=0.5, params=0.5, size=25x, latency=0.5 or max_drop=1.0"
         )
     for quantity in given:
-        if not any(quantity in _held(method) for method in methods):
+        if not any(quantity in held_by(method) for method in methods):
             raise _not_held(quantity, methods)
-    _check_last(methods)
-    if "size" in given and not any("size" in _held(one) for one in _writers(methods)):
-        last = next(one.name for one in reversed(methods) if "size" in _held(one))
-        raise BudgetError(
-            f"budget: what comes after {last} changes the values that make the file small; for a "
-            f"limit on size put {last} last"
-        )
+    check_last(methods)
     for method in methods:
-        after_others = _finishes(method) and len(methods) > 1
-        if not _held(method) & given.keys() and not after_others:
+        after_others = finishes(method) and len(methods) > 1
+        if not held_by(method) & given.keys() and not after_others:
             raise BudgetError(
                 f"budget: {budget} limits nothing that {method.name} can be held to; give "
                 f"{_examples(method)}, too, or leave {method.name} out"
             )
 
 
-def _check_last(methods: Sequence[Method]) -> None:
-    """Refuse stages around one that finishes the network."""
-    *before, last = methods
-    for method in before:
-        if _finishes(method):
-            raise BudgetError(
-                f"stages: {method.name} decides how the network of the stages before it is "
-                "written, and what follows would change that network; put it last"
-            )
-        if _finishes(last) and "size" in _held(method) and not _keeps_levels(last):
-            raise BudgetError(
-                f"stages: {last.name} with weight_bits would round the levels that {method.name} "
-                "has chosen for the size of the file; leave weight_bits out (--bits "
-                "activations=8): then they stay, and compute in int8"
-            )
-
-
-def _writers(methods: Sequence[Method]) -> Sequence[Method]:
-    """Give the methods after which nothing changes the values of the weights."""
-    last = methods[-1]
-    return methods[-2:] if _finishes(last) and _keeps_levels(last) else (last,)
-
-
-def _keeps_levels(method: Method) -> bool:
-    return getattr(method, "keeps_levels", False)
-
-
-def _finishes(method: Method) -> bool:
-    return getattr(method, "finishes", False)
-
-
 def _not_held(quantity: str, methods: Sequence[Method]) -> BudgetError:
-    able = sorted(name for name, method in METHODS.items() if quantity in _held(method))
-    means = [f"{one.name} can be held to {_listed(sorted(_held(one)))}" for one in methods]
+    able = sorted(name for name, method in METHODS.items() if quantity in held_by(method))
+    means = [f"{one.name} can be held to {_listed(sorted(held_by(one)))}" for one in methods]
     others = (
-        f"{_listed(able)} can: for example --method {able[0]} --budget {_EXAMPLES[quantity]}"
+        f"{_listed(able)} can: for example --method {able[0]} --budget {EXAMPLES[quantity]}"
         if able
         else f"no method can be held to {quantity}; give {_examples(methods[0])} instead"
     )
@@ -252,7 +211,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _examples(method: Method) -> str:
-    return " or ".join(_EXAMPLES[name] for name in sorted(_held(method)))
+    return " or ".join(EXAMPLES[name] for name in sorted(held_by(method)))
 
 
 def _amounts(budget: Budget, original: Cost) -> dict[str, int]:

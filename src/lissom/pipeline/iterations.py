@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lissom.errors import BudgetError, RecipeError
 from lissom.extension import COUNTS, Method, ModelView, Proposal, limits_of
 from lissom.pipeline.feasibility import feasibility, stage_budgets
+from lissom.pipeline.finishing import facing, keeps
 from lissom.plan.budget import Budget, Limit, Meaning
 from lissom.plan.cost import Cost
 from lissom.recipe.iterations import brief_epochs, check_iterations
 from lissom.report.measured import StepRow
-from lissom.train.processes import Processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +106,8 @@ class Step:
             steps: Of the run.
             view: Of the network that this one starts from.
         """
-        later = [one.method for one in steps if one.stage > self.stage]
-        foreseeing = [one.foreseen for one in later if hasattr(one, "foreseen")]
-        if self.target.size is None or not foreseeing:
-            return view
-        plans = Processes.here().from_first(lambda: [one(view) for one in foreseeing])
-        return replace(view, later=sum(plans[1:], plans[0]))
+        after = [one.method for one in steps if one.stage > self.stage]
+        return facing(view, after, self.target.size)
 
     def proposed(self, view: ModelView) -> Proposal:
         """Let the method decide.
@@ -174,7 +170,8 @@ def steps_of(
                 f"of {stage.method.name} go by; give macs=0.5, too, or drop iterations"
             )
         brief = brief_epochs(stage.iteration_epochs, epochs)
-        whole = getattr(stage.method, "epochs", int)(epochs)
+        untuned = number == len(stages) - 1 and keeps([stage.method for stage in stages])
+        whole = 0 if untuned else getattr(stage.method, "epochs", int)(epochs)
         steps += [
             Step(number, stage.method, target, brief if one < count else whole, one, count)
             for one in range(1, count + 1)

@@ -16,6 +16,7 @@ from lissom.pipeline.apply import applied, check_counts, packed_file
 from lissom.pipeline.checks import check_data, check_finite, check_teacher, private_copy
 from lissom.pipeline.evidence import Stage
 from lissom.pipeline.feasibility import Feasibility, feasibility
+from lissom.pipeline.finishing import facing
 from lissom.pipeline.identity import facts_of, identity_of
 from lissom.pipeline.int8_file import int8_file
 from lissom.pipeline.iterations import Iterated, Step, check_step, foreseen, iterated, steps_of
@@ -194,12 +195,7 @@ class Job:
         return outcome
 
     def _report(self, run: Run, limit: int | None) -> Result:
-        """Pack, and measure what is left to measure.
-
-        Args:
-            run: What was done.
-            limit: The most bytes that the file may have; None where that was not asked.
-        """
+        """Pack into so many bytes at most, any if None, and measure what is left to measure."""
         processes, network = Processes.here(), run.sides[1].model
         with self._phase("pack"):
             packed = processes.from_first(lambda: packed_file(network, run.plan, limit))
@@ -252,7 +248,8 @@ class Job:
     ) -> tuple[Feasibility, tuple[Step, ...]]:
         methods, now = [stage.method for stage in stages], view.graph.cost
         with self._phase("feasibility"):
-            table = feasibility(methods, budget, now, lambda method: method.smallest(view))
+            faced = facing(view, methods[1:], budget.size)
+            table = feasibility(methods, budget, now, lambda method: method.smallest(faced))
         self.settings.say(table.table)
         table.check()
         steps = steps_of(stages, budget, now, self.settings.recover.epochs)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lissom.errors import ExportError
 from lissom.export.difference import largest_difference, outputs_of
 
 
@@ -21,8 +22,13 @@ def test_nan_is_a_difference():
 
 
 def test_other_shapes_are_not_compared():
-    with pytest.raises(ValueError, match=r"shapes \[\(2,\)\]; expected \[\(1, 2\)\]"):
+    with pytest.raises(ExportError, match=r"shapes \[\(2,\)\], the network \[\(1, 2\)\]"):
         largest_difference([torch.zeros(1, 2)], [torch.zeros(2)])
+
+
+def test_answers_that_are_no_numbers_count_as_0_and_1():
+    expected = [torch.tensor([True, False]), torch.tensor([3])]
+    assert largest_difference(expected, [torch.tensor([True, True]), torch.tensor([3])]) == (1, 3)
 
 
 def test_outputs_are_flattened():

@@ -55,6 +55,17 @@ def test_what_runs_outside_of_xnnpack_is_named(tmp_path: Path) -> None:
 
 
 @installed
+def test_outputs_that_are_no_floats_are_compared_too(tmp_path: Path) -> None:
+    class Several(torch.nn.Module):
+        def forward(self, x):
+            y = x.flatten(1)
+            return y * 2, y > 0, 3
+
+    check = export_executorch(Several().eval(), (images(1),), tmp_path / "m.pte")
+    assert check.max_difference < 1e-6
+
+
+@installed
 def test_a_network_that_computes_something_else_leaves_no_file(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(executorch, "largest_difference", lambda *_: (1.0, 1.0))
     with pytest.raises(ExportError, match="differs from torch by 1"):

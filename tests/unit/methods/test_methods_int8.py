@@ -11,11 +11,14 @@ from torch import nn
 from lissom.errors import BudgetError, LissomError, RecipeError
 from lissom.export.rounded_network import RoundedNetwork
 from lissom.extension import Companion, ModelView, StepState
+from lissom.graph.folding import foldable
 from lissom.methods.int8 import Int8
 from lissom.methods.int8_options import Int8Options
 from lissom.methods.range_tuning import RangeTuning
 from lissom.packed.network import packed_network, stored_state
 from lissom.plan.budget import Budget
+from lissom.plan.build import build
+from lissom.plan.fold import FoldBatchNorm
 from lissom.plan.plan import Plan
 from lissom.plan.quantize import Quantize
 from lissom.plan.round_activations import RoundActivations
@@ -113,6 +116,33 @@ def test_the_decision_that_is_foreseen_takes_the_room_of_the_one_to_come() -> No
 
     foreseen = size(*method.foreseen(view).decisions)
     assert size(decisions[-1]) <= foreseen <= size(decisions[-1]) + 60
+    # A stage between that folds batch norms gives the file's tensors other names.
+    norms = foldable(view.model, view.example_inputs)
+    assert norms
+    folded = build(view.model, Plan(tuple(FoldBatchNorm(*one) for one in norms.items())))
+    later = method.plan(replace(view, model=folded.eval()), FREE).plan.decisions
+    assert size(later[-1]) <= foreseen
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({}, ()),
+        ({"epochs": 0, "keep_float": 1}, ()),
+        (
+            {"epochs": 3, "rate_factor": 0.2, "range_rate": 0.1},
+            ("epochs", "rate_factor", "range_rate"),
+        ),
+    ],
+)
+def test_options_of_the_tuning_are_named(options: dict[str, Any], named: tuple[str, ...]) -> None:
+    assert Int8(Int8Options(**options)).tuning == named
+
+
+def test_levels_are_not_kept_where_they_may_not_fit() -> None:
+    assert Int8().keeps_levels
+    assert not Int8(Int8Options(weight_bits=8)).keeps_levels
+    assert not Int8(Int8Options(reduce_range=True)).keeps_levels
 
 
 def test_layers_leave_int8_until_the_drop_is_allowed() -> None:

@@ -21,6 +21,7 @@ class Held:
 class Finishing(Held):
     finishes: bool = True
     keeps_levels: bool = True
+    tuning: tuple[str, ...] = ()
 
 
 HMC = Held("hmc", frozenset({"macs", "params"}))
@@ -129,7 +130,7 @@ def test_what_no_method_can_be_held_to_is_said(monkeypatch) -> None:
 def test_stages_without_a_limit_and_stages_after_the_last_that_minds_bytes_are_refused() -> None:
     with pytest.raises(BudgetError, match="size=8x limits nothing that hmc can be held to; give m"):
         compared("size=8x", HMC, LEVELS)
-    with pytest.raises(BudgetError, match="for a limit on size put levels last"):
+    with pytest.raises(BudgetError, match=r"comes after levels changes .* put levels last"):
         compared("size=8x,macs=0.5", LEVELS, HMC)
 
 
@@ -169,17 +170,22 @@ def test_each_stage_is_given_what_it_can_be_held_to() -> None:
 def test_what_keeps_levels_may_follow_a_limit_on_size() -> None:
     compared("size=8x", LEVELS, INT8)
     with pytest.raises(
-        BudgetError, match=r"int8 with weight_bits would round .* leave weight_bits"
+        BudgetError, match=r"int8 with weight_bits or reduce_range would round .* leave"
     ):
         compared("size=8x", LEVELS, ROUNDING)
-    with pytest.raises(BudgetError, match="for a limit on size put levels last"):
-        compared("size=8x,macs=0.5", LEVELS, HMC, INT8)
+    for budget in ("size=8x,macs=0.5", "max_drop=1,macs=0.5"):
+        with pytest.raises(BudgetError, match="put levels last, or right before int8"):
+            compared(budget, LEVELS, HMC, INT8)
+    tuned = Finishing("int8", frozenset({"max_drop"}), tuning=("range_rate",))
+    with pytest.raises(BudgetError, match="range_rate of int8 would have no effect after levels"):
+        compared("size=8x", LEVELS, tuned)
+    compared("macs=0.5", HMC, tuned)
 
 
 def test_both_that_write_the_network_are_held_to_its_quality() -> None:
     budget = Budget.parse("macs=0.5,max_drop=2")
     first, second, third = stage_budgets(budget, NOW, [HMC, LEVELS, INT8])
-    assert [str(one) for one in (second, third)] == ["max_drop=2", "max_drop=2"]
+    assert [str(one) for one in (second, third)] == ["max_drop=1.8", "max_drop=2"]
     assert first.max_drop is None
     first, second = stage_budgets(Budget.parse("macs=0.5,max_drop=2"), NOW, [HMC, INT8])
     assert (first.max_drop, str(second)) == (None, "max_drop=2")
