@@ -43,7 +43,7 @@ from lissom.train.processes import Processes
 
 T = TypeVar("T")
 OTHERS = ("second_order", "first_order")
-_BATCH = 125  # divides 2,000
+_BATCH = 50  # divides 2,000
 
 
 class Stopwatch:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -114,7 +115,7 @@ class Replay:
         self.runs += 1
         self.equivalent_forwards += self._share(changed)
         layered = ChainMap(values, self._values)
-        self._execute(changed, layered)
+        self._execute(changed, layered, _last_read(changed, self._program.outputs))
         return self._outputs(layered)
 
     def affected(self, names: Iterable[str]) -> float:
@@ -144,17 +145,45 @@ class Replay:
     def _share(self, nodes: Iterable[fx.Node]) -> float:
         return sum(self._macs.get(node, 0) for node in nodes) / self._total
 
-    def _execute(self, nodes: Iterable[fx.Node], values: MutableMapping[fx.Node, Any]) -> None:
+    def _execute(
+        self,
+        nodes: Iterable[fx.Node],
+        values: MutableMapping[fx.Node, Any],
+        done: Mapping[fx.Node, Sequence[fx.Node]] = MappingProxyType({}),
+    ) -> None:
+        """Run operators.
+
+        Args:
+            nodes: They, in order.
+            values: Of what they read; gets theirs.
+            done: Per node those that nobody reads after it: memory that is given back at once is
+                still in the cache when the next operator takes it.
+        """
         with torch.no_grad(), undisturbed():
             for node in nodes:
                 target = cast("Callable[..., Any]", node.target)
                 arguments = map_arg(node.args, values.__getitem__)
                 keywords = map_arg(node.kwargs, values.__getitem__)
                 values[node] = target(*arguments, **keywords)
+                del arguments, keywords
+                for read in done.get(node, ()):
+                    del values[read]
 
     def _outputs(self, values: Mapping[fx.Node, Any]) -> Any:
         leaves = [values[o] if isinstance(o, fx.Node) else o for o in self._program.outputs]
         return pytree.tree_unflatten(leaves, self._program.structure)
+
+
+def _last_read(nodes: Sequence[fx.Node], outputs: Sequence[Any]) -> dict[fx.Node, list[fx.Node]]:
+    """Give per node the ones of ``nodes`` that it is the last to read, but for the outputs."""
+    found: dict[fx.Node, list[fx.Node]] = {}
+    left = set(nodes) - {one for one in outputs if isinstance(one, fx.Node)}
+    for node in reversed(nodes):
+        for source in node.all_input_nodes:
+            if source in left:
+                left.discard(source)
+                found.setdefault(node, []).append(source)
+    return found
 
 
 def _ancestors(nodes: Iterable[fx.Node]) -> dict[fx.Node, int]:

@@ -7,7 +7,7 @@ import torch
 from nets import Gate, Residual
 from torch import nn
 
-from lissom.graph.replay import Replay
+from lissom.graph.replay import Replay, _last_read
 
 X = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -89,6 +89,19 @@ def test_writing_through_a_view_is_followed():
     got, expected = replay.run(overrides), reference(model, overrides)
     assert torch.equal(got["y"], expected["y"])
     assert torch.equal(got["both"][0], expected["both"][0])
+
+
+def test_nothing_is_kept_that_nobody_reads_again(model):
+    replay = Replay(model, (X,))
+    nodes = [node for node in replay._program.nodes if node.op == "call_function"]
+    done = _last_read(nodes, replay._program.outputs)
+    gone = [read for reads in done.values() for read in reads]
+    assert len(gone) == len(set(gone))
+    assert set(nodes) - set(gone) == {one for one in replay._program.outputs if one in nodes}
+    place = {node: index for index, node in enumerate(nodes)}
+    for last, reads in done.items():
+        for read in reads:
+            assert max(place[user] for user in read.users if user in place) == place[last]
 
 
 def test_the_network_stays_as_it_is():

@@ -61,6 +61,22 @@ def test_a_single_batch_has_an_error_too(model):
     assert (few.images, set(few.error)) == (15, {0.0})
 
 
+@pytest.mark.parametrize(
+    ("size", "parts"), [(128, 2), (64, 1), (96, 2), (125, 1), (65, 1), (300, 5)]
+)
+def test_large_batches_are_taken_in_parts(model, size, parts):
+    batches = batches_of(*SHAPE, count=2, size=size)
+    found = measure(model, candidates(model), batches, Classification(), images=2 * size)
+    assert found.images == 2 * size
+    assert found.forwards == 2 * parts * (1 + len(candidates(model)))
+    cut = [
+        (images[place : place + size // parts], classes[place : place + size // parts])
+        for images, classes in batches
+        for place in range(0, size, size // parts)
+    ]
+    assert found == measure(model, candidates(model), cut, Classification(), images=2 * size)
+
+
 def test_the_comparison_notices_other_weights(model):
     batches, task = batches_of(*SHAPE, count=1), Classification()
     measured = measure(model, [halved(model, "a.weight")], batches, task, images=16).mean[0]
