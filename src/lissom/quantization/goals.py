@@ -54,7 +54,14 @@ class Phases:
 
 
 class Goal(Protocol):
-    """Says how many bytes the file should have."""
+    """Says how many bytes the file should have.
+
+    Attributes:
+        trims: Whether ``levels`` makes levels cheaper where the file is too large: it can take
+            some away, but not add any.
+    """
+
+    trims: bool
 
     def aim(self, progress: float, size: float) -> float:
         """Give the size to be at now.
@@ -81,6 +88,8 @@ class Goal(Protocol):
 
 class FileBytes:
     """The size falls to a number of bytes, by equal factors in equal times."""
+
+    trims = True
 
     def __init__(self, limit: int, phases: Phases) -> None:
         """Set the goal.
@@ -119,6 +128,8 @@ class MostDrop:
     allowed - 1)), between 0.85 and 1.1: one training looks for the smallest file by itself. What
     the training wins back after levels are held is left to who hardens the network.
     """
+
+    trims = False
 
     def __init__(self, allowed: float, drop: Callable[[], float], phases: Phases) -> None:
         """Set the goal.

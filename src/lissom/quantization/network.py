@@ -77,11 +77,15 @@ class QuantizedNetwork:
             zone.sigma.data.add_(math.log(factor))
             zone.rho.data.sub_(math.log(factor))
 
-    def widen_to(self, bits: float) -> float:
+    def widen_to(self, bits: float, *, over: bool = False) -> float:
         """Multiply all steps by one factor, so that the levels' entropy comes to ``bits``.
 
         The entropy is that of each layer's magnitudes, with signs, as of now; the price's code
-        lengths stay as they are.
+        lengths stay as they are. It is a stair: weights gather at the borders of their levels.
+
+        Args:
+            bits: That are aimed at.
+            over: Whether to end right above them, rather than at them or right below.
 
         Returns:
             The factor, between 1/4 and 4.
@@ -96,11 +100,12 @@ class QuantizedNetwork:
                 low = middle
             else:
                 high = middle
-        self.scale_steps(math.exp(high - now))
-        if abs(self.entropy() - bits) > before:  # no factor helps: levels are at their most
-            self.scale_steps(math.exp(-high))
+        end = low if over else high
+        self.scale_steps(math.exp(end - now))
+        if abs(self.entropy() - bits) > before and not (over and low > -_WIDEST):
+            self.scale_steps(math.exp(-end))  # no factor helps: levels are at their most
             return 1.0
-        return math.exp(high)
+        return math.exp(end)
 
     def advance(self, progress: float) -> bool:  # noqa: ARG002  (for variants)
         """Go to the next part of the training when it is time.

@@ -222,9 +222,13 @@ class SizeSteering:
             state.others, state.turn = size.others, turn
         goal = self._goal.aim(step.progress, self._size())
         if step.progress >= self._phases.start:
-            self.network.widen_to(8 * max(goal - state.others, 1) / state.coder)
+            self._go_to(goal)
         self.network.refresh(_KEEP if self.trajectory else 0.0)
         self._record(step.progress, self._size(), goal)
+
+    def _go_to(self, size: float, *, over: bool = False) -> None:
+        bits = 8 * max(size - self._state.others, 1) / self._state.coder
+        self.network.widen_to(bits, over=over)
 
     def _size(self) -> float:
         """Estimate the bytes of the file."""
@@ -244,6 +248,10 @@ class SizeSteering:
         state.saving = -float(torch.stack(slopes).sum())
 
     def _hold(self, step: StepState) -> None:
+        if not self.trajectory:
+            self._look(step)
+        if self._goal.trims:
+            self._go_to(self._goal.aim(step.progress, self._size()), over=True)
         levelled = self.network.levelled()
         weights = self.network.weights()
         tensors = {
@@ -257,8 +265,6 @@ class SizeSteering:
             given = {name: Levelled(q, levelled[name].step) for name, q in levels.items()}
             return self._weigh(given).total
 
-        if not self.trajectory:
-            self._look(step)
         found = self._goal.levels(tensors, measure)
         self.network.hold(found)
         size = measure(found)

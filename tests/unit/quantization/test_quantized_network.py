@@ -112,6 +112,22 @@ def test_a_resumed_network_holds(model):
     assert other.holds
 
 
+@pytest.mark.parametrize("share", [0.4, 0.9, 1.2])
+def test_an_end_above_the_goal_leaves_something_to_trim(model, share):
+    for name in ("0", "4"):
+        weight = model.get_submodule(name).weight
+        nn.init.normal_(weight)
+        with torch.no_grad():  # at the borders of their levels, as after a training: a stair
+            weight.copy_((weight * 8).round() / 8 + 1e-3 * torch.randn_like(weight))
+    network = QuantizedNetwork.attach(model, ["0", "4"])
+    goal = share * network.entropy()
+    network.widen_to(goal)
+    below = network.entropy()
+    network.widen_to(goal, over=True)
+    above = network.entropy()
+    assert below <= goal < above
+
+
 def test_finer_steps_than_there_are_levels_change_nothing(model):
     for name in ("0", "4"):
         nn.init.normal_(model.get_submodule(name).weight)
