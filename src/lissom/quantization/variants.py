@@ -89,8 +89,12 @@ class UniformNetwork(QuantizedNetwork):
         """Give no price: a uniform choice has none to make."""
         return torch.zeros(())
 
-    def widen_to(self, bits: float) -> float:
+    def widen_to(self, bits: float, *, over: bool = False) -> float:
         """Choose the density that brings the levels' entropy to ``bits``.
+
+        Args:
+            bits: That are aimed at.
+            over: Whether to end right above them.
 
         Returns:
             The density.
@@ -103,8 +107,9 @@ class UniformNetwork(QuantizedNetwork):
                 high = middle
             else:
                 low = middle
-        self._set(low)
-        return low
+        end = high if over else low
+        self._set(end)
+        return end
 
     @torch.no_grad()
     def _set(self, density: float) -> None:
