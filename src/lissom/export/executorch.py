@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -20,6 +17,7 @@ from torch import Tensor, nn
 from lissom.errors import ExportError
 from lissom.export.difference import largest_difference, outputs_of
 from lissom.export.files import write_files
+from lissom.export.quiet import quiet
 from lissom.export.torch_program import program_of, varied
 
 _DELEGATE, _MEMORY = "executorch_call_delegate", ("alloc", "getitem", "executorch_call_delegate")
@@ -74,7 +72,7 @@ def export_executorch(
     """
     if path.suffix != ".pte":
         raise ExportError(f"{path}: ExecuTorch's files are called NAME.pte; expected such a name")
-    with _quiet():
+    with quiet():
         exir = _part("executorch.exir")
         backend = _part("executorch.backends.xnnpack.partition.xnnpack_partitioner")
     runtime = f"executorch {version('executorch')}"
@@ -82,7 +80,7 @@ def export_executorch(
     inputs = tuple(varied(tensor.detach().cpu(), batch) for tensor in example_inputs)
     program = program_of(network, inputs)
     try:
-        with _quiet():
+        with quiet():
             lowered = exir.to_edge_transform_and_lower(
                 program, partitioner=[backend.XnnpackPartitioner()]
             ).to_executorch()
@@ -124,7 +122,7 @@ def executorch_call(
     Raises:
         ExportError: ExecuTorch is not installed.
     """
-    with _quiet():
+    with quiet():
         runtime = _part("executorch.runtime")
         if threads is not None:
             _part("executorch.extension.pybindings.portable_lib")._unsafe_reset_threadpool(threads)
@@ -150,19 +148,6 @@ def _operators(graph: torch.fx.GraphModule) -> Iterator[str]:
         if node.op == "call_function":
             name = getattr(node.target, "__name__", str(node.target))
             yield name.removeprefix("aten.").partition(".")[0]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what its imports and passes warn of to themselves: no user can do anything about it."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _part(name: str) -> Any:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import lzma
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,8 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+
+from lissom.export.quiet import quiet
 
 Levels = NDArray[np.int32]
 
@@ -39,7 +38,7 @@ def int8_onnx_bytes(path: Path) -> int | None:
 
     model = onnx.load(path)
     del model.graph.value_info[:]  # shapes as torch notes them stop its shape inference
-    with tempfile.TemporaryDirectory(prefix="lissom-int8-") as folder, _quiet():
+    with tempfile.TemporaryDirectory(prefix="lissom-int8-") as folder, quiet():
         small = Path(folder) / "int8.onnx"
         try:
             quantize_dynamic(model, small, weight_type=QuantType.QInt8)
@@ -78,19 +77,3 @@ def _nncodec_size(coder: Any, levels: Levels, choice: int, scan: int) -> int:
     row_skipping = (coder.HdspMode.AlwaysOff, np.zeros(2, np.int8))
     encoder.encodeLayer(levels, 0, scan, 0, 0, 0, skipped, *row_skipping, 0, 0)
     return len(encoder.finish().tobytes())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Swallow advice: what is logged on the root, for which logging would set up a handler."""
-    root, silent = logging.getLogger(), logging.NullHandler()
-    before = root.manager.disable
-    root.addHandler(silent)
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-        root.removeHandler(silent)

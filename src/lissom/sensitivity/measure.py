@@ -211,7 +211,7 @@ def _in_parts(batch: tuple[Tensor, ...], count: int, least: int) -> list[tuple[T
 
     From a single one nothing could be told of the error of a harm.
     """
-    sizes = {part.shape[0] for part in batch}
+    sizes = {part.shape[0] if part.ndim else 0 for part in batch}  # 0: belongs to no sample
     size = min(sizes) // count
     if len(sizes) > 1 or size < least:
         return [batch]

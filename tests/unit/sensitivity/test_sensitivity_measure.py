@@ -247,3 +247,24 @@ def test_noise_is_the_median_error_and_never_zero():
     assert Harms((1.0,) * 3, (0.1, 0.3, 0.2), 1, 1, 1.0).noise == 0.2
     assert Harms((1.0,), (0.0,), 1, 1, 1.0).noise > 0
     assert Harms((), (), 0, 0, 0.0).noise > 0
+
+
+def test_an_input_of_all_samples_keeps_a_large_batch_whole():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x, scale):
+            return self.layer(x) * scale
+
+    class Task(Classification):
+        def inputs(self, batch):
+            return batch
+
+    torch.manual_seed(0)
+    batches = [(torch.randn(128, 4), torch.tensor(2.0)) for _ in range(2)]
+    model = Scaled().eval()
+    one = Candidate("layer", "prune", 0.5, {"layer.weight": 0.5 * model.layer.weight.detach()})
+    found = measure(model, [one], batches, Task(), images=256)
+    assert (found.images, found.forwards) == (256, 4)
