@@ -18,6 +18,7 @@ Flags = NDArray[np.bool_]
 _FAMILY: Any = constriction.stream.model.Bernoulli(perfect=False)
 _PRICES = np.zeros(ONE + 1, np.int64)
 _PRICES[1:] = 16 * 256 - lg(np.arange(1, ONE + 1))
+_EVEN = np.array([ONE // 2])
 
 
 class DamagedStream(ValueError):  # noqa: N818  (a state of the data, caught inside this room)
@@ -27,11 +28,12 @@ class DamagedStream(ValueError):  # noqa: N818  (a state of the data, caught ins
 class Bits(Protocol):
     """Takes bits that are known, or gives bits that are not."""
 
-    def code(self, ones: Integers, known: Flags | None) -> Flags:
-        """Code one bit per entry of ``ones``.
+    def code(self, table: Integers, places: Integers, known: Flags | None) -> Flags:
+        """Code one bit per entry of ``places``.
 
         Args:
-            ones: Probability, in 1/65536, that the bit is 1; in [1, 65535].
+            table: Probabilities, in 1/65536, that a bit is 1; in [1, 65535].
+            places: Where in the table each bit has its own.
             known: The bits when writing; None when reading.
 
         Returns:
@@ -45,12 +47,12 @@ class Writer:
     def __init__(self) -> None:
         self._encoder: Any = constriction.stream.queue.RangeEncoder()
 
-    def code(self, ones: Integers, known: Flags | None) -> Flags:
+    def code(self, table: Integers, places: Integers, known: Flags | None) -> Flags:
         """Write ``known``."""
         if known is None:
             raise ValueError("a writer needs the bits")
         if len(known):
-            self._encoder.encode(known.astype(np.int32), _FAMILY, ones / ONE)
+            self._encoder.encode(known.astype(np.int32), _FAMILY, (table / ONE)[places])
         return known
 
     def content(self) -> bytes:
@@ -67,18 +69,18 @@ class Reader:
         words = np.frombuffer(padded, ">u4").astype(np.uint32)
         self._decoder: Any = constriction.stream.queue.RangeDecoder(words)
 
-    def code(self, ones: Integers, known: Flags | None) -> Flags:
-        """Read as many bits as ``ones`` has entries.
+    def code(self, table: Integers, places: Integers, known: Flags | None) -> Flags:
+        """Read as many bits as ``places`` has entries.
 
         Raises:
             DamagedStream: No bit fits.
         """
         if known is not None:
             raise ValueError("a reader finds the bits itself")
-        if not len(ones):
+        if not len(places):
             return np.zeros(0, np.bool_)
         try:
-            decoded = self._decoder.decode(_FAMILY, ones / ONE)
+            decoded = self._decoder.decode(_FAMILY, (table / ONE)[places])
         except AssertionError as error:  # constriction's answer to impossible data
             raise DamagedStream(str(error)) from None
         return np.asarray(decoded).astype(np.bool_)
@@ -94,14 +96,16 @@ class Meter:
     def __init__(self) -> None:
         self.price = 0
 
-    def code(self, ones: Integers, known: Flags | None) -> Flags:
+    def code(self, table: Integers, places: Integers, known: Flags | None) -> Flags:
         """Add the price of ``known``."""
         if known is None:
             raise ValueError("a meter needs the bits")
-        self.price += int(_PRICES[np.where(known, ones, ONE - ones)].sum())
+        seen = np.bincount(places, minlength=len(table))
+        ones = np.bincount(places[known], minlength=len(table))
+        self.price += int(ones @ _PRICES[table] + (seen - ones) @ _PRICES[ONE - table])
         return known
 
 
 def raw(bits: Bits, count: int, known: Flags | None) -> Flags:
     """Code ``count`` bits that are as often 1 as 0."""
-    return bits.code(np.full(count, ONE // 2, np.int64), known)
+    return bits.code(_EVEN, np.zeros(count, np.int64), known)

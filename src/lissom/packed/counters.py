@@ -31,11 +31,15 @@ class Corrected:
         """
         learned = (ONE * self._ones + _TRUST * _CENTRES) // (self._seen + _TRUST)
         table = np.clip((PROBABILITIES + np.repeat(learned, _CLASS)) >> 1, LOWEST, ONE - LOWEST)
-        found = bits.code(table[places], known)
-        classes = places // _CLASS
-        self._seen += np.bincount(classes, minlength=_CLASSES)
-        self._ones += np.bincount(classes[found], minlength=_CLASSES)
+        found = bits.code(table, places, known)
+        self._seen += _by_class(places)
+        self._ones += _by_class(places[found])
         return found
+
+
+def _by_class(places: Integers) -> Integers:
+    counts = np.bincount(places, minlength=len(PROBABILITIES))
+    return counts.reshape(_CLASSES, _CLASS).sum(axis=1)
 
 
 class Contexts:
@@ -55,7 +59,7 @@ class Contexts:
         ones, seen = self._ones[step], self._seen[step]
         parent = ONE * (2 * int(ones.sum()) + 1) // (2 * int(seen.sum()) + 2)
         table = np.clip((ONE * ones + _PARENT * parent) // (seen + _PARENT), LOWEST, ONE - LOWEST)
-        found = bits.code(table[contexts], known)
+        found = bits.code(table, contexts, known)
         seen += np.bincount(contexts, minlength=len(seen))
         ones += np.bincount(contexts[found], minlength=len(ones))
         return found

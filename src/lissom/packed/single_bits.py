@@ -45,7 +45,8 @@ class SingleWriter:
     def content(self) -> bytes:
         """Give the bytes so far."""
         writer = Writer()
-        writer.code(np.array(self._ones, np.int64), np.array(self._bits, np.bool_))
+        bits = np.array(self._bits, np.bool_)
+        writer.code(np.array(self._ones, np.int64), np.arange(len(bits)), bits)
         return writer.content()
 
 

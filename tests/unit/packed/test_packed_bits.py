@@ -7,30 +7,37 @@ from lissom.packed.single_bits import SingleReader
 
 DRAW = np.random.default_rng(0)
 ONES = DRAW.integers(1, ONE, 5000)
+PLACES = np.arange(5000)
 BITS = DRAW.random(5000) * ONE < ONES
 
 
 def written() -> bytes:
     writer = Writer()
-    writer.code(ONES[:2000], BITS[:2000])
-    writer.code(ONES[2000:], BITS[2000:])
+    writer.code(ONES, np.arange(2000), BITS[:2000])
+    raw(writer, 100, BITS[:100])
+    writer.code(ONES, np.arange(2000, 5000), BITS[2000:])
     return writer.content()
 
 
 def test_bits_come_back_however_they_are_divided() -> None:
     reader = Reader(written())
-    found = [reader.code(ONES[a:b], None) for a, b in ((0, 7), (7, 7), (7, 5000))]
-    assert np.array_equal(np.concatenate(found), BITS)
+    found = [reader.code(ONES, np.arange(a, b), None) for a, b in ((0, 7), (7, 7), (7, 2000))]
+    found += [raw(reader, count, None) for count in (0, 30, 70)]
+    found.append(reader.code(ONES[2000:], np.arange(3000), None))
+    assert np.array_equal(np.concatenate(found), np.insert(BITS, 2000, BITS[:100]))
 
 
 def test_the_decoder_of_the_format_page_reads_them_one_by_one() -> None:
     decoder = SingleReader(written())
-    assert [decoder.bit(int(one)) for one in ONES] == BITS.tolist()
+    ones = np.insert(ONES, 2000, np.full(100, ONE // 2))
+    expected = np.insert(BITS, 2000, BITS[:100])
+    assert [decoder.bit(int(one)) for one in ones] == expected.tolist()
 
 
 def test_the_meter_knows_what_the_writer_will_need() -> None:
     meter = Meter()
-    meter.code(ONES, BITS)
+    meter.code(ONES, PLACES, BITS)
+    raw(meter, 100, BITS[:100])
     assert len(written()) == pytest.approx(meter.price / 256 / 8, abs=6)
 
 
@@ -42,15 +49,14 @@ def test_raw_bits_cost_a_bit() -> None:
 
 def test_impossible_data_is_an_error_of_its_own() -> None:
     reader = Reader(b"\xff" * 8)
-    ones = np.full(100000, ONE - 1)
     with pytest.raises(DamagedStream):
-        reader.code(ones, None)
+        reader.code(np.array([ONE - 1]), np.zeros(100000, np.int64), None)
 
 
 def test_roles_are_not_mixed_up() -> None:
     with pytest.raises(ValueError, match="writer needs"):
-        Writer().code(ONES, None)
+        Writer().code(ONES, PLACES, None)
     with pytest.raises(ValueError, match="meter needs"):
-        Meter().code(ONES, None)
+        Meter().code(ONES, PLACES, None)
     with pytest.raises(ValueError, match="finds the bits itself"):
-        Reader(b"").code(ONES, BITS)
+        Reader(b"").code(ONES, PLACES, BITS)
