@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -18,6 +19,7 @@ from lissom.export.runtime import OnnxSession
 
 FLOAT = "float"
 _INTEGER = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "ConvInteger")
+_COPY = re.compile(r"_token_\d+$")  # what an optimised node's name ends in
 _FREE = 0.01  # of the largest output: below this a difference of kernels is of no account
 
 
@@ -110,9 +112,10 @@ def operators_as_run(
         path = Path(folder) / "optimised.onnx"
         OnnxSession(content, optimised_file=path)
         nodes = onnx.load(path).graph.node
-    readers = {name: node.op_type for node in nodes for name in node.input}
-    found = {name: readers.get(weight_constant(name), FLOAT) for name in layers}
-    runs = {name: kind if kind in _INTEGER else FLOAT for name, kind in found.items()}
+    integer = [node for node in nodes if node.op_type in _INTEGER]
+    found = {_COPY.sub("", node.name): node.op_type for node in integer}
+    found |= {name: node.op_type for node in integer for name in node.input}
+    runs = {name: found.get(weight_constant(name), found.get(name, FLOAT)) for name in layers}
     return runs, Counter(node.op_type for node in nodes)
 
 

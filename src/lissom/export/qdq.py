@@ -145,9 +145,13 @@ class Rounding:
         Raises:
             KeyError: A range is missing.
         """
-        chosen = chosen_places(graph, find_places(graph), layout.layers)
+        places = find_places(graph)
+        chosen = chosen_places(graph, places, layout.layers)
         observed = rounded_tensors(chosen)
         scales = {name: affine(layout.ranges[source]) for name, source in observed.items()}
+        for place in places:
+            if place.kind == "layer":  # what ONNX Runtime builds the names of its operators on
+                place.node.name = place.name
         return cls(graph, scales, chosen), chosen
 
     def round_weights(self, place: Place, levels: int) -> None:
@@ -166,7 +170,6 @@ class Rounding:
         integers = np.clip(np.rint(weight / shaped), -levels, levels).astype(np.int8)
         nodes = self.before.setdefault(node.output[0], [])
         nodes.append(self._constant(f"{place.name}.weight", integers, steps, axis))
-        node.name = place.name  # what ONNX Runtime builds the names of its fused operators on
         node.input[1] = nodes[-1].output[0]
         if bias is not None:
             units = (steps.astype(np.float64) * scale_in).astype(np.float32)
@@ -182,6 +185,8 @@ class Rounding:
                 # A fused operator never gives its float result: nobody may read that.
                 if name in self._scales and (inside or name in self._outputs):
                     node.input[index] = restored(name)
+                    if not inside and index == 0:
+                        self._keep_float(node, name)
         nodes = [node for name in self._graph.inputs for node in self.pair(name)]
         for node in self._graph.nodes:
             nodes += self.before.get(node.output[0], [])
@@ -205,6 +210,30 @@ class Rounding:
         )
         yield helper.make_node(
             "DequantizeLinear", [rounded, scale, zero], [restored(name)], name=f"{name}_dequantize"
+        )
+
+    def _keep_float(self, node: NodeProto, name: str) -> None:
+        """Let a layer between rounded tensors stay float.
+
+        ONNX Runtime rounds the weights of a layer that reads a rounded tensor, with one scale for
+        all of them (``WeightBiasQuantization``), unless that tensor has a scale per channel. It
+        gets one: the same for all channels.
+
+        Args:
+            node: Reads the tensor first.
+            name: Of the tensor.
+        """
+        channels = _input_channels(self._graph, node)
+        if channels is None:
+            return
+        how, per_channel = self._scales[name], f"{name}_by_channel"
+        names = [f"{name}_rounded", f"{per_channel}_scale", f"{per_channel}_zero_point"]
+        self._graph.constants[names[1]] = np.full(channels, how.scale, np.float32)
+        self._graph.constants[names[2]] = np.full(channels, how.zero_point, np.uint8)
+        node.input[0] = f"{node.output[0]}_{per_channel}"
+        nodes = self.before.setdefault(node.output[0], [])
+        nodes.append(
+            helper.make_node("DequantizeLinear", names, [node.input[0]], node.input[0], axis=1)
         )
 
     def _constant(self, name: str, integers: Array, scales: Array, axis: int) -> NodeProto:
@@ -272,6 +301,19 @@ def _output_axis(node: NodeProto) -> int:
     if node.op_type == "Conv" or (node.op_type == "Gemm" and attribute(node, "transB", 0)):
         return 0
     return 1
+
+
+def _input_channels(graph: OnnxGraph, node: NodeProto) -> int | None:
+    """Give the length of the second axis of what a float layer reads; None for other nodes."""
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) < 2:
+        return None
+    weight = graph.constants.get(node.input[1])
+    if weight is None:
+        return None
+    if node.op_type == "Conv":
+        return int(weight.shape[1] * attribute(node, "group", 1))
+    across = node.op_type == "Gemm" and attribute(node, "transB", 0)
+    return int(weight.shape[1 if across else 0])
 
 
 def weight_constant(layer: str) -> str:

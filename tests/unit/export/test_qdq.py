@@ -188,6 +188,52 @@ def test_a_float_layer_leaves_the_others_in_int8(content: bytes, whole: Int8Layo
     assert "QuantizeLinear" not in {node.op_type for node in OnnxGraph(nothing).nodes}
 
 
+class Loud(nn.Module):
+    """Layers between layers, each with one weight that is far above the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.Conv2d(3, 8, 3, padding=1)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=4)
+        self.after = nn.Conv2d(8, 8, 3, padding=1)
+        self.up = nn.ConvTranspose2d(8, 8, 2, stride=2)
+        self.first, self.inner, self.last = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+        for layer in (self.grouped, self.inner):
+            layer.weight.data.view(-1)[0] = 300.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.after(self.grouped(self.before(x).relu()).clamp(0, 6))
+        x = self.first(self.up(x.relu()).mean((2, 3)))
+        return self.last(self.inner(x.relu()).clamp(0, 6))
+
+
+ROUNDED = frozenset({"before", "after", "first", "last"})
+
+
+def test_weights_of_a_float_layer_between_rounded_tensors_are_not_rounded() -> None:
+    content = float_content(seeded(Loud))
+    mixed = replace(layout(content), layers=ROUNDED)
+    quantized = write_qdq(content, mixed)
+    runs, operators = operators_as_run(quantized, layer_names(content))
+    assert {name for name, kind in runs.items() if kind == "float"} == {"grouped", "inner"}
+    assert (operators["QLinearConv"], operators["Conv"], operators["ConvTranspose"]) == (2, 1, 1)
+    plainly = OnnxSession(quantized, optimise="none")
+    difference = OnnxSession(quantized)(images(8))[0] - plainly(images(8))[0]
+    assert float(difference.abs().mean()) < 1e-3 * float(plainly(images(8))[0].abs().max())
+
+
+def test_what_a_runtime_rounds_of_its_own_is_not_called_float() -> None:
+    content = float_content(seeded(Loud))
+    mixed = replace(layout(content), layers=ROUNDED)
+    graph = OnnxGraph(write_qdq(content, mixed))
+    for node in graph.nodes:  # as if each tensor had one scale for all readers
+        name = node.input[0].rpartition("_by_channel")[0]
+        if node.op_type == "Conv" and name:
+            node.input[0] = f"{name.removeprefix(f'{node.output[0]}_')}_restored"
+    runs, _ = operators_as_run(graph.content(), layer_names(content))
+    assert runs["grouped"] == "QLinearConv"
+
+
 def test_reduced_range_takes_seven_bits(content: bytes, whole: Int8Layout) -> None:
     narrow = OnnxGraph(write_qdq(content, replace(whole, reduce_range=True))).constants
     assert np.abs(narrow["4.weight_int"]).max() == 63
