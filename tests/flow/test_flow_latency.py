@@ -10,8 +10,8 @@ import torch
 from flow_runs import SMALL
 
 from lissom.artifacts import load
+from lissom.clock import TimeRatio
 from lissom.errors import MeasureError, RecipeError
-from lissom.extension import TimeRatio
 from lissom.graph.capture import capture
 from lissom.measure.clock import RuntimeClock
 from lissom.measure.latency import Conditions

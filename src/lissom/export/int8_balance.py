@@ -13,7 +13,8 @@ from torch import Tensor
 from lissom.export.graph import OnnxGraph, attribute
 from lissom.export.int8_observe import observe
 from lissom.export.int8_places import Place, find_places
-from lissom.export.qdq import WEIGHT_LEVELS, Int8Layout, Rounding, restored, weight_steps
+from lissom.export.int8_weights import WEIGHT_LEVELS, weight_steps
+from lissom.export.qdq import Int8Layout, Rounding, restored
 from lissom.quantization.equalize import (
     corrected_bias,
     divide_channels,

@@ -22,14 +22,12 @@ from lissom.export.int8_places import (
     find_places,
     rounded_tensors,
 )
+from lissom.export.int8_weights import WEIGHT_LEVELS, weight_steps
 from lissom.quantization.activation_ranges import Affine, Range, affine
 
-WEIGHT_LEVELS = 127
 _NARROW_LEVELS = 63  # 255 x 63 x 2 still fits the 16 bits in which CPUs without VNNI add pairs
 _INTEGERS = "_int"
 _LARGEST_BIAS = 2**30
-_SAMPLED = 64  # weights per channel that must lie on a grid before all of them are looked at
-_ON_GRID = 1e-3  # of a step: what folding a batch norm moves is a thousandth of that
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,47 +252,6 @@ class Rounding:
             for node in nodes:
                 for names in (node.input, node.output):
                     names[:] = [new.get(entry, entry) for entry in names]
-
-
-def weight_steps(weight: Array, levels: int = WEIGHT_LEVELS) -> Array:
-    """Choose the distance of neighbouring values for each output channel.
-
-    The largest weight gets the last level, unless the channel lies on a coarser grid already, as
-    after quantization to fewer bits: then that grid, so that nothing is lost.
-
-    Args:
-        weight: (C, ...).
-        levels: The largest integer.
-
-    Returns:
-        (C,) float32; 1 for a channel of zeros.
-    """
-    rows = np.abs(weight.reshape(len(weight), -1).astype(np.float64))
-    peaks = rows.max(axis=1)
-    steps = np.where(peaks > 0, peaks / levels, 1.0)
-    sample = rows[:, :: max(1, rows.shape[1] // _SAMPLED)]
-    for count in range(1, levels):
-        candidates = np.where(peaks > 0, peaks / count, 1.0)
-        likely = np.flatnonzero((steps < candidates) & (peaks > 0) & _fits(sample, candidates))
-        found = likely[_fits(rows[likely], candidates[likely])]
-        steps[found] = candidates[found]  # the first count that fits is the grid
-    return steps.astype(np.float32)
-
-
-def on_levels(weight: Array, levels: int = WEIGHT_LEVELS) -> bool:
-    """Tell whether each output channel is a step times integers of at most ``levels``.
-
-    Args:
-        weight: (C, ...).
-        levels: The largest integer.
-    """
-    rows = np.abs(weight.reshape(len(weight), -1).astype(np.float64))
-    return bool(_fits(rows, weight_steps(weight, levels).astype(np.float64)).all())
-
-
-def _fits(rows: Array, steps: Array) -> Array:
-    places = rows / steps[:, None]
-    return np.asarray((np.abs(places - np.rint(places)) <= _ON_GRID).all(axis=1))
 
 
 def _output_axis(node: NodeProto) -> int:

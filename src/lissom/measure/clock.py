@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from lissom.extension import TimeRatio
+from lissom.clock import TimeRatio
 from lissom.measure.guessed_int8 import GuessedInt8
 from lissom.measure.latency import Conditions, time_ratio, times_in_turn
 from lissom.measure.operation import Operation, operations_of
@@ -50,6 +51,7 @@ class RuntimeClock:
         """
         self._plain = runtime_called(conditions.runtime)
         self._runtime = self._plain if int8 is None else runtime_called(conditions.runtime, int8)
+        self._folder = folder
         self.times = OperationTimes(conditions.threads, conditions.batch, folder, self._runtime)
         self.conditions = conditions
         self._inputs = tuple(
@@ -86,6 +88,27 @@ class RuntimeClock:
             ExportError: The runtime can't run one.
         """
         return time_ratio(*self._times((network, self._runtime), (reference, self._runtime)))
+
+    @property
+    def plain(self) -> RuntimeClock:
+        """Give the clock for float32."""
+        if self._runtime is self._plain:
+            return self
+        return RuntimeClock(self.conditions, self._inputs, self._folder)
+
+    def file_ratio(self, content: bytes, reference: bytes) -> TimeRatio:
+        """Give what an ONNX file takes, as a share of what another takes; both as they are.
+
+        Raises:
+            ExportError: The runtime can't run one.
+            MeasureError: It runs no files.
+        """
+        with TemporaryDirectory(prefix="lissom-clock-") as folder:
+            files = [Path(folder) / f"{place}.onnx" for place in range(2)]
+            for file, written in zip(files, (content, reference), strict=True):
+                file.write_bytes(written)
+            times = self.run({place: Runnable(file=file) for place, file in enumerate(files)})
+        return time_ratio(times[0], times[1])
 
     def run(self, given: Mapping[K, Runnable]) -> dict[K, list[float]]:
         """Time networks as they are, in turn: single times in milliseconds.

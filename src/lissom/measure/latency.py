@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from lissom.extension import TimeRatio
+from lissom.clock import TimeRatio
 from lissom.measure.onnx_runtime import OnnxRuntime
 from lissom.measure.runtime import Runnable
 from lissom.measure.runtimes import RUNTIMES, runtime_called

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lissom.clock import Clock
 from lissom.errors import BudgetError, LissomError, MeasureError, RecipeError
-from lissom.extension import COUNTS, Clock, ModelView, Proposal
+from lissom.extension import COUNTS, ModelView, Proposal
 from lissom.methods.edp_settings import EdpSettings as EdpSettings
 from lissom.methods.never_slower import NeverSlower
 from lissom.methods.pair_clock import PairClock

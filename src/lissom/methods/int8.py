@@ -21,16 +21,17 @@ from lissom.export.int8_check import check_kernels
 from lissom.export.int8_choice import FloatBudget, Harm, choose_float, layer_harms
 from lissom.export.int8_observe import observe
 from lissom.export.int8_operators import with_integer_kernels
+from lissom.export.int8_weights import on_levels
 from lissom.export.qdq import (
     Int8Layout,
     layer_names,
-    on_levels,
     tensors_to_observe,
     write_qdq,
 )
 from lissom.export.rounded_network import RoundedNetwork
 from lissom.export.runtime import OnnxNetwork, OnnxSession, structure_of
 from lissom.extension import ModelView, Proposal
+from lissom.methods.int8_float import float_by_time
 from lissom.methods.int8_options import AUTO, Int8Options
 from lissom.methods.int8_tuned import Start, Tuned, decision_of, exported, longest
 from lissom.methods.range_tuning import RangeTuning
@@ -176,6 +177,11 @@ class Int8:
             harms = layer_harms(harm, content, layout)
             kept = choose_float(lambda _layers: 0.0, harms, FloatBudget(count))
             layout = replace(layout, layers=layers - kept)
+        names = [name for name in layer_names(content) if name in layout.layers]
+        faster, evidence["faster_in_float"] = float_by_time(
+            view, names, lambda layers: write_qdq(content, replace(layout, layers=layers))
+        )
+        layout = replace(layout, layers=layout.layers - faster)
         if not layout.layers:
             raise BudgetError(
                 f"int8: with keep_float={count} no convolution or linear layer is left to round; "

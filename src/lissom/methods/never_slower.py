@@ -8,8 +8,9 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
+from lissom.clock import Clock, TimeRatio
 from lissom.errors import BudgetError, MeasureError
-from lissom.extension import Clock, ModelView, TimeRatio
+from lissom.extension import ModelView
 from lissom.methods.menu import RankOption, resolve, with_channels
 from lissom.methods.space import Menu
 from lissom.relaxation.support import COLUMNS, ROWS, Key

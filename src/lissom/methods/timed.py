@@ -8,8 +8,9 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
+from lissom.clock import Clock
 from lissom.errors import BudgetError
-from lissom.extension import Clock, ModelView
+from lissom.extension import ModelView
 from lissom.plan.budget import Limit
 
 _ATTEMPTS = 5

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lissom.clock import TimeRatio
 from lissom.errors import MeasureError
-from lissom.extension import Method, TimeRatio
+from lissom.extension import Method
 from lissom.measure.clock import RuntimeClock
 from lissom.measure.guessed_int8 import GuessedInt8
 from lissom.measure.latency import latency_of, time_ratio

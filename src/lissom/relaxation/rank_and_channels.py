@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lissom.extension import Clock, StepState
+from lissom.clock import Clock
+from lissom.extension import StepState
 from lissom.graph.layers import ModelGraph
 from lissom.graph.offers import decomposable_layers
 from lissom.lowrank.families import family_named

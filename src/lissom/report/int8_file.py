@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lissom.clock import TimeRatio
 from lissom.report import figures
 from lissom.report.measured import MetricValue
 from lissom.report.report import Report
@@ -34,20 +35,33 @@ def int8_rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
     )
 
 
-def int8_remark(section: Mapping[str, Any]) -> str:
+def int8_remark(section: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
     """Say what runs in int8 and what does not.
 
     Args:
         section: Of the report; may be empty.
+        evidence: Of the stage that decided it; may be empty.
     """
     layers = section.get("layers", {})
     if not layers:
         return ""
     others = [name for name, kind in layers.items() if kind == _FLOAT]
     named = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-    return f"model-int8.onnx: {len(layers) - len(others)} of {len(layers)} layers run in int8" + (
-        f"; in float: {named}" if others else ""
+    return "; ".join(
+        [
+            f"model-int8.onnx: {len(layers) - len(others)} of {len(layers)} layers run in int8",
+            *([f"in float: {named}"] if others else []),
+            *_faster(evidence.get("faster_in_float", {})),
+        ]
     )
+
+
+def _faster(found: Mapping[str, Any]) -> Iterator[str]:
+    if found.get("layers"):
+        ratio = TimeRatio(**found["ratio"])
+        yield f"{len(found['layers'])} of them are faster so: {ratio} of the time with all in int8"
+    elif "not_checked" in found:
+        yield f"whether some are faster in float is not known: {found['not_checked']}"
 
 
 def _pair(write: Any, ours: float | None, theirs: float | None) -> tuple[str, str, str]:

@@ -28,7 +28,7 @@ def remarks(report: Report) -> Iterator[Text]:
             f"where outputs reach {check.get('scale', 0):.3g}. {check.get('note', '')}".rstrip()
         )
     if report.int8_file:
-        yield Text(f"{int8_remark(report.int8_file)}.")
+        yield Text(f"{int8_remark(report.int8_file, report.methods.get('int8', {}))}.")
     if report.predicted:
         yield Text(f"Predicted before building, not measured: {figures.listed(report.predicted)}.")
     for warning in report.warnings:

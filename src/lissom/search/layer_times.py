@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from lissom.extension import Clock
+from lissom.clock import Clock
 from lissom.graph.layers import ModelGraph
 from lissom.lowrank.families import family_named
 from lissom.plan.surgery import conv_like, linear_like

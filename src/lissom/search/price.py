@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from lissom.extension import Clock
+from lissom.clock import Clock
 from lissom.graph.branches import Branch
 from lissom.graph.layers import ChannelGroup, LayerSpec, Member, ModelGraph, Role
 from lissom.lowrank.families import family_named

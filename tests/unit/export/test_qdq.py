@@ -13,12 +13,11 @@ from lissom.export.graph import OnnxGraph
 from lissom.export.int8_check import operators_as_run
 from lissom.export.int8_observe import observe
 from lissom.export.int8_places import find_places
+from lissom.export.int8_weights import on_levels, weight_steps
 from lissom.export.qdq import (
     Int8Layout,
     layer_names,
-    on_levels,
     tensors_to_observe,
-    weight_steps,
     write_qdq,
 )
 from lissom.export.runtime import OnnxSession

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from lissom.clock import TimeRatio
 from lissom.errors import BudgetError, MeasureError
-from lissom.extension import ModelView, TimeRatio
+from lissom.extension import ModelView
 from lissom.graph.capture import capture
 from lissom.measure.operation import operations_of
 from lissom.methods.menu import RankOption

@@ -32,8 +32,23 @@ def test_the_file_stands_beside_the_networks() -> None:
     assert Report.from_dict(report.to_dict()) == report
 
 
+def test_why_layers_are_in_float_is_said_where_it_is_for_the_time() -> None:
+    ratio = {"median": 0.73, "low": 0.72, "high": 0.74}
+    report = replace(
+        REPORT,
+        int8_file=SECTION,
+        methods={"int8": {"faster_in_float": {"layers": ["fc"], "ratio": ratio}}},
+    )
+    assert (
+        "in float: fc; 1 of them are faster so: 0.73 (0.72 to 0.74) of the time with all in int8."
+        in " ".join(as_text(layout(report)).split())
+    )
+    said = int8_remark(SECTION, {"faster_in_float": {"not_checked": "too busy"}})
+    assert said.endswith("whether some are faster in float is not known: too busy")
+
+
 def test_without_a_file_nothing_is_said() -> None:
     assert list(int8_rows(REPORT)) == []
-    assert int8_remark({}) == ""
+    assert int8_remark({}, {}) == ""
     assert "int8" not in as_text(layout(REPORT))
     assert "int8_file" not in REPORT.to_dict()

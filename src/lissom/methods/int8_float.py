@@ -1,0 +1,147 @@
+"""Layers that stay float because the network is faster so: int8 or not, by the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+from lissom.clock import Clock, TimeRatio
+from lissom.errors import MeasureError
+from lissom.extension import ModelView
+from lissom.search.price import Configuration, Pricer
+
+_TOLERANCE = 0.02  # of a time
+_RESOLUTION = 1_000  # nanoseconds
+_GAPS = (1, 2)  # layers that may lie between two that are joined
+_STEPS = 4
+
+Layers = frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """What a layer takes alone, in nanoseconds.
+
+    Attributes:
+        rounded: In int8.
+        plain: In float.
+    """
+
+    rounded: int
+    plain: int
+
+    @property
+    def saved(self) -> int:
+        """Give what float saves."""
+        return self.rounded - self.plain
+
+    @property
+    def faster_in_float(self) -> bool:
+        """Whether float saves more than nothing, up to what can be told."""
+        return self.rounded > self.plain * (1 + _TOLERANCE) + _RESOLUTION
+
+
+def float_by_time(
+    view: ModelView, layers: Sequence[str], write: Callable[[Layers], bytes]
+) -> tuple[Layers, dict[str, Any]]:
+    """Choose the layers that stay float because the file is faster so.
+
+    Kernels for integers are not faster for every layer: those of ONNX Runtime lose where there are
+    few channels (the first layer), and in grouped and depthwise convolutions. Those layers are
+    found by their own times, in order of what float saves; how many of them pay in the network,
+    where the way to int8 and back costs, running the files tells.
+
+    Args:
+        view: Of the network; without a clock, or where slower is allowed, nothing stays float.
+        layers: That could compute in int8, in the order in which they run.
+        write: Gives the file in which these layers compute in int8.
+
+    Returns:
+        The layers, none where that is not faster for certain; and what was measured, JSON-ready.
+    """
+    if view.clock is None or view.allow_slower:
+        return frozenset(), {}
+    try:
+        return _chosen(view.clock, _times(view, layers), layers, write)
+    except MeasureError as error:
+        return frozenset(), {"not_checked": str(error)}
+
+
+def _chosen(
+    clock: Clock,
+    times: dict[str, LayerTime],
+    layers: Sequence[str],
+    write: Callable[[Layers], bytes],
+) -> tuple[Layers, dict[str, Any]]:
+    everything = frozenset(layers)
+    reference = write(everything)
+
+    def measured(floats: Layers) -> TimeRatio:
+        return clock.file_ratio(write(everything - floats), reference)
+
+    tried = {floats: measured(floats) for floats in _nested(times) if floats != everything}
+    if not tried:
+        return frozenset(), {}
+    best = _fastest(tried)
+    for _ in range(_STEPS):
+        wider = set(_wider(layers, best)) - tried.keys() - {everything}
+        if not wider:
+            break
+        tried |= {floats: measured(floats) for floats in sorted(wider, key=len)}
+        best = _fastest(tried)
+    # Of several the fastest looks faster than it is: only a measurement of its own tells.
+    ratio = measured(best)
+    pays = ratio.high < 1
+    chosen = best if pays else frozenset[str]()
+    return chosen, {
+        "layers": sorted(chosen),
+        "times": {name: asdict(one) for name, one in times.items() if one.faster_in_float},
+        "tried": [{"layers": len(floats), **asdict(one)} for floats, one in tried.items()],
+        "ratio": asdict(ratio),
+    }
+
+
+def _times(view: ModelView, layers: Sequence[str]) -> dict[str, LayerTime]:
+    """Time the layers alone in both formats; those that the graph does not know are left out."""
+    assert view.clock is not None
+    rounded, plain = (
+        Pricer(view.model, view.graph, clock) for clock in (view.clock, view.clock.plain)
+    )
+    owners = {name: name.partition("#")[0] for name in layers}
+    return {
+        name: LayerTime(_time(rounded, owner), _time(plain, owner))
+        for name, owner in owners.items()
+        if owner in rounded.shapes
+    }
+
+
+def _time(pricer: Pricer, layer: str) -> int:
+    return pricer.layer(layer, Configuration()).nanoseconds
+
+
+def _nested(times: dict[str, LayerTime]) -> Iterator[Layers]:
+    """Give ever more layers, those first that save most; layers of one kind go together."""
+    kinds: dict[LayerTime, set[str]] = {}
+    for name, one in times.items():
+        if one.faster_in_float:
+            kinds.setdefault(one, set()).add(name)
+    floats: Layers = frozenset()
+    for one in sorted(kinds, key=lambda kind: kind.saved, reverse=True):
+        floats |= kinds[one]
+        yield floats
+
+
+def _wider(layers: Sequence[str], floats: Layers) -> Iterator[Layers]:
+    """Join float layers that few others part, or let each go on for a layer before or behind it."""
+    places = [place for place, name in enumerate(layers) if name in floats]
+    for gap in _GAPS:
+        parted = (layers[one:two] for one, two in pairwise(places) if two - one <= gap + 1)
+        yield floats.union(*parted)
+    yield floats.union(*(layers[place : place + 2] for place in places))
+    yield floats.union(*(layers[max(place - 1, 0) : place] for place in places))
+
+
+def _fastest(tried: dict[Layers, TimeRatio]) -> Layers:
+    return min(tried, key=lambda floats: tried[floats].median)
