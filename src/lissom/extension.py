@@ -200,6 +200,8 @@ class Method(Protocol):
         keeps_levels: Optional, True for one that finishes and leaves levels of weights as they are.
         tuning: Optional, options that were set and have no effect where it keeps levels.
         foreseen: Optional, takes a view, gives a plan of as many bytes as its decisions to come.
+        check_time: Optional, takes a view and a limit on latency, raises ``BudgetError`` where the
+            view's network misses it as this method writes it: asked before the stages before it.
         from_scratch: Optional, True for a method that starts without trained weights: there is then
             nothing to distil from unless a teacher is given.
         epochs: Optional, takes the run's epochs and gives those of this method's training, where

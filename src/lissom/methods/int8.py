@@ -13,15 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from lissom.errors import BudgetError, LissomError, RecipeError
+from lissom.errors import BudgetError, LissomError
 from lissom.export.int8_check import check_kernels
 from lissom.export.int8_choice import FloatBudget, Harm, choose_float, layer_harms
 from lissom.export.int8_observe import observe
 from lissom.export.int8_operators import with_integer_kernels
-from lissom.export.int8_weights import on_levels
 from lissom.export.qdq import (
     Int8Layout,
     layer_names,
@@ -31,16 +30,16 @@ from lissom.export.qdq import (
 from lissom.export.rounded_network import RoundedNetwork
 from lissom.export.runtime import OnnxNetwork, OnnxSession, structure_of
 from lissom.extension import ModelView, Proposal
-from lissom.methods.int8_float import float_by_time
+from lissom.methods.int8_float import check_time
+from lissom.methods.int8_layers import faster, not_ignored, on_levels_before
 from lissom.methods.int8_options import AUTO, Int8Options
 from lissom.methods.int8_tuned import Start, Tuned, decision_of, exported, longest
 from lissom.methods.range_tuning import RangeTuning
 from lissom.methods.units import check_ignored
 from lissom.methods.wish import Wish
-from lissom.plan.budget import Budget
+from lissom.plan.budget import Budget, Limit
 from lissom.plan.cost import Cost
 from lissom.plan.plan import Plan
-from lissom.plan.quantize import Quantize
 from lissom.quantization.activation_ranges import (
     ESTIMATORS,
     Range,
@@ -59,7 +58,7 @@ class Int8:
     Attributes:
         name: ``int8``.
         trains: Unless ``epochs`` is 0.
-        limits: The quality that may be lost.
+        limits: The quality that may be lost, and the time that the file may take.
         finishes: True: it comes last, and may do without a limit.
         keeps_levels: Whether levels that a stage before has chosen stay.
         tuning: Options that were set for its tuning.
@@ -67,7 +66,7 @@ class Int8:
     """
 
     name = "int8"
-    limits = frozenset({"max_drop"})
+    limits = frozenset({"max_drop", "latency"})
     finishes = True
     in_int8 = True
 
@@ -91,12 +90,9 @@ class Int8:
 
     def foreseen(self, view: ModelView) -> Plan:
         """Give a decision that takes about as many bytes as the one to come."""
-        content = with_integer_kernels(exported(view.model, view.example_inputs))
-        layers = _not_ignored(view, layer_names(content))
-        images = first_inputs(view.task, view.data.calibration, _CHECKED)
-        seen = observe_histograms(observe(content, tensors_to_observe(content), images))
-        layout = self._layout({name: longest(min_max(one)) for name, one in seen.items()}, layers)
-        return Plan((decision_of(layout),))
+        _content, layout = self._guessed(view)
+        ranges = {name: longest(one) for name, one in layout.ranges.items()}
+        return Plan((decision_of(replace(layout, ranges=ranges)),))
 
     def epochs(self, run: int) -> int:
         """Give the epochs of the tuning.
@@ -128,9 +124,9 @@ class Int8:
         check_ignored(view.graph, view.ignore)
         plain = exported(view.model, view.example_inputs)
         harm = _judge(view, plain, self.settings.calibration_images)
-        start = processes.from_first(lambda: self._calibrated(view, plain, harm))
+        start = processes.from_first(lambda: self._calibrated(view, plain, harm, budget.latency))
         network = copy.deepcopy(view.model)
-        kept = _on_levels(view) if self.keeps_levels else frozenset[str]()
+        kept = on_levels_before(view) if self.keeps_levels else frozenset[str]()
         rounded = RoundedNetwork(network, view.example_inputs, start.content, start.layout, kept)
         found = Tuned.of(view.model, view, rounded, start.layout)
         evidence, training = dict(start.evidence), None
@@ -157,10 +153,21 @@ class Int8:
             settled=True,
         )
 
-    def _calibrated(self, view: ModelView, plain: bytes, harm: Harm) -> Start:
+    def check_time(self, view: ModelView, limit: Limit) -> None:
+        """Refuse a limit on latency that this network does not keep in int8.
+
+        Raises:
+            BudgetError: It takes longer than that.
+        """
+        content, layout = self._guessed(view)
+        floats, _ = faster(view, content, layout)
+        layout = replace(layout, layers=layout.layers - floats)
+        check_time(view, limit, write_qdq(content, layout))
+
+    def _calibrated(self, view: ModelView, plain: bytes, harm: Harm, limit: Limit | None) -> Start:
         """Observe ranges, by the estimator that harms least."""
         content = with_integer_kernels(plain)
-        layers = _not_ignored(view, layer_names(content))
+        layers = not_ignored(view, layer_names(content))
         seen = observe_histograms(observe(content, tensors_to_observe(content), harm.batches))
         wanted = ESTIMATORS if self.settings.estimator == AUTO else (self.settings.estimator,)
         layouts = {
@@ -177,18 +184,25 @@ class Int8:
             harms = layer_harms(harm, content, layout)
             kept = choose_float(lambda _layers: 0.0, harms, FloatBudget(count))
             layout = replace(layout, layers=layers - kept)
-        names = [name for name in layer_names(content) if name in layout.layers]
-        faster, evidence["faster_in_float"] = float_by_time(
-            view, names, lambda layers: write_qdq(content, replace(layout, layers=layers))
-        )
-        layout = replace(layout, layers=layout.layers - faster)
+        floats, evidence["faster_in_float"] = faster(view, content, layout)
+        layout = replace(layout, layers=layout.layers - floats)
         if not layout.layers:
             raise BudgetError(
                 f"int8: with keep_float={count} no convolution or linear layer is left to round; "
                 "keep fewer in float, or ignore fewer"
             )
-        check_kernels(write_qdq(content, layout), [_few(one) for one in harm.batches[:1]])
+        written = write_qdq(content, layout)
+        evidence |= check_time(view, limit, written)
+        check_kernels(written, [_few(one) for one in harm.batches[:1]])
         return Start(content, layout, evidence)
+
+    def _guessed(self, view: ModelView) -> tuple[bytes, Int8Layout]:
+        """Give the network as ``write_qdq`` takes it, with ranges of a few images."""
+        content = with_integer_kernels(exported(view.model, view.example_inputs))
+        layers = not_ignored(view, layer_names(content))
+        images = first_inputs(view.task, view.data.calibration, _CHECKED)
+        seen = observe_histograms(observe(content, tensors_to_observe(content), images))
+        return content, self._layout({name: min_max(one) for name, one in seen.items()}, layers)
 
     def _layout(self, ranges: Mapping[str, Range], layers: frozenset[str]) -> Int8Layout:
         settings = self.settings
@@ -229,6 +243,8 @@ class Int8:
                 f"int8: max_drop={allowed:g} is not kept, whichever layers stay float; allow more, "
                 "tune for more epochs, or let the stages before lose less"
             )
+        if layout.layers != tuned.layout.layers:
+            check_time(view, budget.latency, tuned.file(layout))
         return layout, {
             "harm": harm(tuned.file(layout)),
             "held_out_drop": lost,
@@ -256,37 +272,6 @@ def _judge(view: ModelView, content: bytes, images: int) -> Harm:
         return view.task.distance(*nested)
 
     return Harm(content, inputs, distance)
-
-
-def _on_levels(view: ModelView) -> frozenset[str]:
-    """Name the layers whose weights are levels that a stage before has chosen."""
-    before = () if view.base is None else view.base.decisions
-    named = {one.layer for one in before if isinstance(one, Quantize)}
-    weights = {
-        name: module.weight
-        for name, module in view.model.named_modules()
-        if name in named and isinstance(getattr(module, "weight", None), Tensor)
-    }
-    return frozenset(
-        name for name, weight in weights.items() if on_levels(weight.detach().cpu().numpy())
-    )
-
-
-def _not_ignored(view: ModelView, names: Sequence[str]) -> frozenset[str]:
-    """Give the layers of the file that may compute in int8.
-
-    Raises:
-        RecipeError: An ignored layer is not in the file under its name.
-    """
-    modules = {name.partition("#")[0] for name in names}
-    for name in view.ignore - modules:
-        if isinstance(view.model.get_submodule(name), (nn.Linear, nn.modules.conv._ConvNd)):
-            raise RecipeError(
-                f"ignore: {name} has another name in the ONNX file (a weight that another layer "
-                "has, too, or a product over several axes), so that int8 can't leave it out by "
-                "name; keep it float with keep_float, or leave the stage out"
-            )
-    return frozenset(name for name in names if name.partition("#")[0] not in view.ignore)
 
 
 def _few(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Layers that stay float because the network is faster so: int8 or not, by the clock."""
+"""int8 or not, by the clock: layers that are faster in float, and a limit on latency."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from itertools import pairwise
 from typing import Any
 
 from lissom.clock import Clock, TimeRatio
-from lissom.errors import MeasureError
+from lissom.errors import BudgetError, MeasureError
+from lissom.export.onnx import onnx_content
 from lissom.extension import ModelView
+from lissom.plan.budget import Limit, Meaning
 from lissom.search.price import Configuration, Pricer
 
 _TOLERANCE = 0.02  # of a time
 _RESOLUTION = 1_000  # nanoseconds
 _GAPS = (1, 2)  # layers that may lie between two that are joined
 _STEPS = 4
+_NOISE = 0.05  # of a time: two measurements of one network differ by as much
 
 Layers = frozenset[str]
 
@@ -145,3 +148,39 @@ def _wider(layers: Sequence[str], floats: Layers) -> Iterator[Layers]:
 
 def _fastest(tried: dict[Layers, TimeRatio]) -> Layers:
     return min(tried, key=lambda floats: tried[floats].median)
+
+
+def check_time(view: ModelView, limit: Limit | None, content: bytes) -> dict[str, Any]:
+    """Refuse a file that takes longer than it may.
+
+    Args:
+        view: Of the network.
+        limit: On latency; None: nothing is asked.
+        content: The file.
+
+    Returns:
+        What it takes as a share of the original's time, JSON-ready; empty where nothing is asked.
+
+    Raises:
+        BudgetError: It takes longer, by more than two measurements of one network differ; or there
+            is no clock.
+    """
+    if limit is None:
+        return {}
+    if view.clock is None:
+        raise BudgetError(
+            f"budget: latency={limit.text}: nothing can be timed here; run through compress(), or "
+            "give the ModelView a clock"
+        )
+    original = view.model if view.original is None else view.original
+    ratio = view.clock.file_ratio(content, onnx_content(original, view.example_inputs)[0])
+    allowed = limit.value
+    if limit.meaning is Meaning.ABSOLUTE:
+        allowed /= view.clock.plain.milliseconds(original, original)[1]
+    if ratio.median > allowed * (1 + _NOISE):
+        raise BudgetError(
+            f"budget: latency={limit.text} asks for {allowed:.2f} of the original's time; in int8 "
+            f"the network takes {ratio} of it on this machine. Allow more, or let hmc or edp, held "
+            "to the same limit, come before int8"
+        )
+    return {"time_of_original": asdict(ratio)}

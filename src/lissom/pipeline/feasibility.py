@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from lissom.errors import BudgetError
@@ -140,8 +140,9 @@ def stage_budgets(budget: Budget, original: Cost, methods: Sequence[Method]) -> 
 
     A stage is given the limits that it can be held to. After stage k of the n that share a
     quantity, original^(1 - k/n) * limit^(k/n) may remain; the last one meets the limit. The last
-    stage that can be held to ``latency`` or ``max_drop`` has all of it; one before it that chooses
-    the levels which it keeps has nine tenths, so that something is left for its rounding.
+    stage that can be held to ``max_drop`` has all of it; one before it that chooses the levels
+    which it keeps has nine tenths, so that something is left for its rounding. All of ``latency``
+    has the last stage that changes structure, and one that finishes the network behind it.
 
     Args:
         budget: What is asked of the whole run, relative to the original.
@@ -159,14 +160,34 @@ def stage_budgets(budget: Budget, original: Cost, methods: Sequence[Method]) -> 
             value = round(had[name] * (limit / had[name]) ** (step / len(sharing)))
             text = f"{value}B" if name == "size" else f"{value}"
             targets[stage][name] = Limit(Meaning.ABSOLUTE, float(value), text)
-    for name in _MEASURED:
-        able = [one for one, method in enumerate(methods) if name in held_by(method)]
-        limit = getattr(budget, name)
-        writing = [one for one in able if one >= len(methods) - len(writers_of(methods))]
-        for stage in writing or able[-1:]:
-            if limit is not None:
-                targets[stage][name] = limit if stage == able[-1] else _less(limit)
+    for stage, drop in _drops(budget, methods):
+        targets[stage]["max_drop"] = drop
+    if budget.latency is not None:
+        for stage in _timed(methods):
+            targets[stage]["latency"] = budget.latency
     return tuple(Budget(**target) for target in targets)
+
+
+def _drops(budget: Budget, methods: Sequence[Method]) -> Iterator[tuple[int, Limit]]:
+    """Give the limits on quality, by stage."""
+    limit = budget.max_drop
+    if limit is None:
+        return
+    able = _able("max_drop", methods)
+    writing = [one for one in able if one >= len(methods) - len(writers_of(methods))]
+    for stage in writing or able[-1:]:
+        yield stage, limit if stage == able[-1] else _less(limit)
+
+
+def _timed(methods: Sequence[Method]) -> Iterator[int]:
+    """Give the stages that are held to the whole limit on latency."""
+    able = _able("latency", methods)
+    yield from [stage for stage in able if not finishes(methods[stage])][-1:]
+    yield from (stage for stage in able if finishes(methods[stage]))
+
+
+def _able(quantity: str, methods: Sequence[Method]) -> list[int]:
+    return [place for place, method in enumerate(methods) if quantity in held_by(method)]
 
 
 def _less(limit: Limit) -> Limit:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from lissom.errors import BudgetError
 from lissom.extension import Method, ModelView, limits_of
+from lissom.plan.budget import Limit
 from lissom.train.processes import Processes
 
 EXAMPLES = {
@@ -75,6 +76,27 @@ def facing(view: ModelView, after: Sequence[Method], size: object) -> ModelView:
         return view
     plans = Processes.here().from_first(lambda: [one(view) for one in foreseeing])
     return replace(view, later=sum(plans[1:], plans[0]))
+
+
+def check_time(view: ModelView, methods: Sequence[Method], limit: Limit | None) -> None:
+    """Refuse a limit on latency that the finished network will miss, before anything is trained.
+
+    Only where no stage before the last changes what takes time: else nobody knows yet.
+
+    Args:
+        view: Of the network that the run starts from.
+        methods: One per stage.
+        limit: On latency; None: nothing is asked.
+
+    Raises:
+        BudgetError: The network takes longer than that as the last stage will write it.
+    """
+    *before, last = methods
+    check = getattr(last, "check_time", None)
+    if limit is None or check is None or not before:
+        return
+    if not any({"macs", "params", "latency"} & held_by(method) for method in before):
+        Processes.here().from_first(lambda: check(view, limit))
 
 
 def writers_of(methods: Sequence[Method]) -> Sequence[Method]:

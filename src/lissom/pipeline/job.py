@@ -16,7 +16,7 @@ from lissom.pipeline.apply import applied, check_counts, packed_file
 from lissom.pipeline.checks import check_data, check_finite, check_teacher, private_copy
 from lissom.pipeline.evidence import Stage
 from lissom.pipeline.feasibility import Feasibility, feasibility
-from lissom.pipeline.finishing import facing
+from lissom.pipeline.finishing import check_time, facing
 from lissom.pipeline.identity import facts_of, identity_of
 from lissom.pipeline.int8_file import int8_file
 from lissom.pipeline.iterations import Iterated, Step, check_step, foreseen, iterated, steps_of
@@ -252,6 +252,7 @@ class Job:
             table = feasibility(methods, budget, now, lambda method: method.smallest(faced))
         self.settings.say(table.table)
         table.check()
+        check_time(view, methods, budget.latency)
         steps = steps_of(stages, budget, now, self.settings.recover.epochs)
         if len(steps) > 1:
             check_step(steps[0], now, table.smallest)

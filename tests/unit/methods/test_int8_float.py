@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lissom.clock import TimeRatio
-from lissom.errors import MeasureError
+from lissom.errors import BudgetError, MeasureError
 from lissom.extension import ModelView
 from lissom.graph.capture import capture
 from lissom.methods.int8 import Int8
@@ -159,6 +159,57 @@ def test_what_is_chosen_is_no_slower_and_best_where_borders_are_free(
     # A microsecond and 2 % of a layer are not told apart, and one layer at least is in int8.
     unseen = 2 * len(LAYERS) + 0.02 * free.network(every)
     assert free.network(every - chosen(view, free)[0]) <= best + unseen
+
+
+class RatioClock:
+    """Says what files take, and that of milliseconds the original has two."""
+
+    def __init__(self, *ratios: float) -> None:
+        self.ratios = list(ratios)
+
+    @property
+    def plain(self) -> RatioClock:
+        return self
+
+    def nanoseconds(self, layer, input_shape):
+        return 10_000
+
+    def milliseconds(self, network, original):
+        return 2.0, 2.0
+
+    def file_ratio(self, content, reference):
+        ratio = self.ratios.pop(0)
+        return TimeRatio(ratio, ratio - 0.01, ratio + 0.01)
+
+
+UNTRAINED = Int8Options(epochs=0, calibration_images=16)
+
+
+@pytest.mark.parametrize("budget", ["latency=0.5", "latency=1ms", "latency=0.48"])
+def test_a_limit_on_latency_is_kept_and_noted(budget: str) -> None:
+    view = replace(small_view(), clock=RatioClock(0.5))
+    evidence = Int8(UNTRAINED).plan(view, Budget.parse(budget)).evidence
+    assert evidence["time_of_original"]["median"] == 0.5
+
+
+@pytest.mark.parametrize("budget", ["latency=0.4", "latency=0.8ms"])
+def test_a_limit_that_int8_misses_is_refused_before_anything_is_tuned(budget: str) -> None:
+    def refuse(*_given, **_options):
+        raise AssertionError("tuned")
+
+    view = replace(small_view(), clock=RatioClock(0.5, 0.5), train=refuse)
+    method, asked = Int8(Int8Options(calibration_images=16)), Budget.parse(budget)
+    said = r"latency=0\.\S+ asks for 0\.40 of the original's time; in int8 the network takes 0\.50"
+    with pytest.raises(BudgetError, match=said):
+        method.plan(view, asked)
+    assert asked.latency is not None
+    with pytest.raises(BudgetError, match=said):
+        method.check_time(view, asked.latency)
+
+
+def test_without_a_clock_a_limit_on_latency_is_refused() -> None:
+    with pytest.raises(BudgetError, match="nothing can be timed here"):
+        Int8(UNTRAINED).plan(small_view(), Budget.parse("latency=0.5"))
 
 
 def test_the_method_leaves_such_layers_float_in_plan_and_levels() -> None:

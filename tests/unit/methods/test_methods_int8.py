@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from lissom.clock import TimeRatio
 from lissom.errors import BudgetError, LissomError, RecipeError
 from lissom.export.rounded_network import RoundedNetwork
 from lissom.extension import Companion, ModelView, StepState
@@ -170,6 +171,29 @@ def racing_view(**options: Any) -> ModelView:
         model.head.bias -= model(torch.cat(inputs)).mean(0)
         batches = [(images, model(images).argmax(1)) for images in inputs]
     return view_of(model, 3, 8, 8, batches=batches, **options)
+
+
+def test_layers_that_leave_int8_for_quality_must_leave_it_fast_enough() -> None:
+    class Clock:
+        def nanoseconds(self, layer: nn.Module, input_shape: tuple[int, ...]) -> int:
+            return 10_000
+
+        @property
+        def plain(self) -> Any:
+            return self
+
+        def file_ratio(self, content: bytes, reference: bytes) -> TimeRatio:
+            ratio = 0.5 + 0.1 * (5 - content.count(b".weight_int") // 2)
+            return TimeRatio(ratio, ratio - 0.01, ratio + 0.01)
+
+    bits = Int8Options(epochs=0, weight_bits=4, calibration_images=16)
+    view = racing_view(clock=Clock())
+    drop = Int8(bits).plan(view, FREE).evidence["held_out_drop"] / 2
+    floats = Int8(bits).plan(view, budget(f"max_drop={drop}")).evidence["float_layers"]
+    takes = 0.5 + 0.1 * len(floats)
+    Int8(bits).plan(view, budget(f"max_drop={drop},latency={takes}"))
+    with pytest.raises(BudgetError, match=f"takes {takes:.2f}"):
+        Int8(bits).plan(view, budget(f"max_drop={drop},latency={takes - 0.09}"))
 
 
 def test_what_tuning_ruins_is_not_taken() -> None:

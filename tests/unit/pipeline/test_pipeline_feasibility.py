@@ -68,6 +68,21 @@ def test_latency_has_a_row_and_belongs_to_the_last_stage_that_knows_it() -> None
     assert [str(one) for one in budgets] == ["macs=1000000", "macs=500000,latency=0.5", ""]
 
 
+def test_structure_and_int8_are_both_held_to_the_whole_latency() -> None:
+    timed = Held("timed", frozenset({"macs", "latency"}))
+    last = Finishing("int8", frozenset({"max_drop", "latency"}))
+    budget = Budget.parse("latency=0.5,max_drop=1")
+    assert [str(one) for one in stage_budgets(budget, NOW, [timed, timed, last])] == [
+        "",
+        "latency=0.5",
+        "latency=0.5,max_drop=1",
+    ]
+    assert [str(one) for one in stage_budgets(budget, NOW, [LEVELS, last])] == [
+        "max_drop=0.9",
+        "latency=0.5,max_drop=1",
+    ]
+
+
 def test_the_smallest_reachable_is_feasible_and_one_less_is_not() -> None:
     compared("macs=400000").check()
     table = compared("macs=399999")
