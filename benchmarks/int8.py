@@ -35,9 +35,10 @@ from lissom.export.int8_check import count_int8, operators_as_run
 from lissom.export.onnx import export_onnx
 from lissom.export.openvino import openvino_call, openvino_request
 from lissom.export.runtime import RUNTIME, OnnxSession
+from lissom.measure.latency import Conditions
 from lissom.models.catalog import build_model
 from lissom.models.weights import load_weights
-from lissom.pipeline.export_run import int8_data
+from lissom.pipeline.export_run import faster_in_float, int8_data
 from lissom.pipeline.recipe_run import data_of
 from lissom.recipe.recipe import DataSection, ModelSection, Recipe
 
@@ -168,7 +169,9 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         files = {one: Path(folder) / f"{one}.onnx" for one in ("float", "lissom", "onnxruntime")}
         export_onnx(network.eval(), loaded.example_inputs, files["float"])
-        check = export_int8(network, loaded.example_inputs, files["lissom"], data, Int8Settings())
+        by_time = partial(faster_in_float, network, loaded.example_inputs, Conditions(runs=100))
+        settings = Int8Settings(faster_in_float=by_time)
+        check = export_int8(network, loaded.example_inputs, files["lissom"], data, settings)
         rival(files["float"], files["onnxruntime"], data.calibration)
         _, theirs = operators_as_run(files["onnxruntime"].read_bytes(), [])
         files |= {one.name: one / INT8 for one in given.folders}

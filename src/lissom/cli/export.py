@@ -60,6 +60,10 @@ def export(
         float | None,
         typer.Option(help="Layers stay float until int8 harms no more (nats per image).", min=0),
     ] = None,
+    allow_slower: Annotated[
+        bool,
+        typer.Option("--allow-slower", help="Round layers that are slower in int8 here, too."),
+    ] = False,
     batch: options.Batch = 1,
     threads: options.Threads = 1,
     runs: Annotated[int, typer.Option(help="Timed calls per network.", min=2)] = 50,
@@ -94,6 +98,7 @@ def export(
             reduce_range=reduce_range,
             budget=FloatBudget(keep_float, max_harm),
         ),
+        allow_slower=allow_slower,
     )
     _print(run_export(wish, Conditions(batch=batch, threads=threads, runs=runs)), layers)
 

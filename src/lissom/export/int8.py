@@ -6,7 +6,7 @@ to the float network's is kept. A training that learns the ranges enters at ``In
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -47,6 +47,8 @@ class Int8Settings:
         correct_bias: Bias correction; ``auto`` likewise.
         reduce_range: Weights in 7 bits, for CPUs without VNNI.
         budget: How many layers stay float.
+        faster_in_float: Takes the network as ``write_qdq`` does, and names the layers of a layout
+            that stay float for time; None: nobody is asked.
     """
 
     estimator: str = AUTO
@@ -54,6 +56,9 @@ class Int8Settings:
     correct_bias: Use = "auto"
     reduce_range: bool = False
     budget: FloatBudget = field(default_factory=FloatBudget)
+    faster_in_float: Callable[[bytes, Int8Layout], frozenset[str]] | None = field(
+        default=None, compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.estimator not in (AUTO, *ESTIMATORS):
@@ -92,7 +97,7 @@ class Int8Check:
     Attributes:
         runs: By layer the operator that it runs as; ``float`` where it is not int8.
         operators: How often each stands in the optimised network.
-        kept_float: Layers that the budget keeps in float.
+        kept_float: Layers that stay float for what they harm, or for time.
         harms: By layer, of that layer alone; empty where no budget asked for it.
         tried: Harm by way of preparing the network; the smallest was taken.
         harm: Of the whole network on the calibration data.
@@ -124,6 +129,10 @@ class _Prepared:
 
     def rounded(self) -> bytes:
         return write_qdq(self.content, self.layout)
+
+    def without(self, floats: frozenset[str]) -> _Prepared:
+        layout = replace(self.layout, layers=self.layout.layers - floats)
+        return replace(self, layout=layout)
 
 
 def export_int8(
@@ -170,6 +179,9 @@ def export_int8(
     if layout is None and settings.budget.asks:
         harms = layer_harms(harm, prepared.content, prepared.layout)
         prepared = _within_budget(prepared, harm, harms, settings.budget)
+    if layout is None and settings.faster_in_float is not None:
+        floats = settings.faster_in_float(prepared.content, prepared.layout)
+        prepared = prepared.without(floats)
     rounded = prepared.rounded()
     names = layer_names(base)
     runs, operators = operators_as_run(rounded, names)
@@ -238,7 +250,7 @@ def _within_budget(
         return replace(prepared, layout=replace(prepared.layout, layers=layers))
 
     kept = choose_float(lambda layers: harm(with_layers(layers).rounded()), harms, budget)
-    return with_layers(prepared.layout.layers - kept)
+    return prepared.without(kept)
 
 
 def _compare(rounded: bytes, content: bytes, batches: Batches) -> Agreement:

@@ -106,6 +106,9 @@ def write_qdq(content: bytes, layout: Int8Layout) -> bytes:
     """
     graph = OnnxGraph(content)
     rounding, chosen = Rounding.of(graph, layout)
+    for place in find_places(graph):
+        if place.kind == "layer":  # what ONNX Runtime builds the names of its operators on
+            place.node.name = place.name
     for place in chosen:
         if place.kind == "layer":
             rounding.round_weights(place, layout.weight_levels)
@@ -143,13 +146,9 @@ class Rounding:
         Raises:
             KeyError: A range is missing.
         """
-        places = find_places(graph)
-        chosen = chosen_places(graph, places, layout.layers)
+        chosen = chosen_places(graph, find_places(graph), layout.layers)
         observed = rounded_tensors(chosen)
         scales = {name: affine(layout.ranges[source]) for name, source in observed.items()}
-        for place in places:
-            if place.kind == "layer":  # what ONNX Runtime builds the names of its operators on
-                place.node.name = place.name
         return cls(graph, scales, chosen), chosen
 
     def round_weights(self, place: Place, levels: int) -> None:
@@ -168,6 +167,7 @@ class Rounding:
         integers = np.clip(np.rint(weight / shaped), -levels, levels).astype(np.int8)
         nodes = self.before.setdefault(node.output[0], [])
         nodes.append(self._constant(f"{place.name}.weight", integers, steps, axis))
+        node.name = place.name
         node.input[1] = nodes[-1].output[0]
         if bias is not None:
             units = (steps.astype(np.float64) * scale_in).astype(np.float32)

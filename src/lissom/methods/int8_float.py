@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
+from torch import Tensor, nn
+
 from lissom.clock import Clock, TimeRatio
 from lissom.errors import BudgetError, MeasureError
 from lissom.export.onnx import onnx_content
 from lissom.extension import ModelView
+from lissom.graph.observe import observe
+from lissom.graph.trace import at_batch, private_copy
 from lissom.plan.budget import Limit, Meaning
-from lissom.search.price import Configuration, Pricer
 
 _TOLERANCE = 0.02  # of a time
 _RESOLUTION = 1_000  # nanoseconds
 _GAPS = (1, 2)  # layers that may lie between two that are joined
 _STEPS = 4
+_BATCH = 2
 _NOISE = 0.05  # of a time: two measurements of one network differ by as much
 
 Layers = frozenset[str]
@@ -47,7 +52,11 @@ class LayerTime:
 
 
 def float_by_time(
-    view: ModelView, layers: Sequence[str], write: Callable[[Layers], bytes]
+    clock: Clock,
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    layers: Sequence[str],
+    write: Callable[[Layers], bytes],
 ) -> tuple[Layers, dict[str, Any]]:
     """Choose the layers that stay float because the file is faster so.
 
@@ -57,17 +66,18 @@ def float_by_time(
     where the way to int8 and back costs, running the files tells.
 
     Args:
-        view: Of the network; without a clock, or where slower is allowed, nothing stays float.
+        clock: In int8, with one for float32 beside it.
+        network: In eval mode.
+        inputs: Of the network, batch in front.
         layers: That could compute in int8, in the order in which they run.
         write: Gives the file in which these layers compute in int8.
 
     Returns:
-        The layers, none where that is not faster for certain; and what was measured, JSON-ready.
+        The layers, none where that is not faster for certain, or the machine is too busy to tell;
+        and what was measured, JSON-ready.
     """
-    if view.clock is None or view.allow_slower:
-        return frozenset(), {}
     try:
-        return _chosen(view.clock, _times(view, layers), layers, write)
+        return _chosen(clock, _times(clock, network, inputs, layers), layers, write)
     except MeasureError as error:
         return frozenset(), {"not_checked": str(error)}
 
@@ -106,22 +116,22 @@ def _chosen(
     }
 
 
-def _times(view: ModelView, layers: Sequence[str]) -> dict[str, LayerTime]:
-    """Time the layers alone in both formats; those that the graph does not know are left out."""
-    assert view.clock is not None
-    rounded, plain = (
-        Pricer(view.model, view.graph, clock) for clock in (view.clock, view.clock.plain)
-    )
-    owners = {name: name.partition("#")[0] for name in layers}
-    return {
-        name: LayerTime(_time(rounded, owner), _time(plain, owner))
-        for name, owner in owners.items()
-        if owner in rounded.shapes
-    }
-
-
-def _time(pricer: Pricer, layer: str) -> int:
-    return pricer.layer(layer, Configuration()).nanoseconds
+def _times(
+    clock: Clock, network: nn.Module, inputs: tuple[Tensor, ...], layers: Sequence[str]
+) -> dict[str, LayerTime]:
+    """Time the layers alone in both formats; what is no module of the network is left out."""
+    seen = observe(private_copy(network), at_batch(inputs, _BATCH)).sightings
+    plain = clock.plain
+    times: dict[str, LayerTime] = {}
+    for name in layers:
+        owner = name.partition("#")[0]
+        if owner in seen:
+            layer = copy.deepcopy(network.get_submodule(owner)).to("meta")
+            shape = seen[owner].input_shape
+            times[name] = LayerTime(
+                clock.nanoseconds(layer, shape), plain.nanoseconds(layer, shape)
+            )
+    return times
 
 
 def _nested(times: dict[str, LayerTime]) -> Iterator[Layers]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lissom.clock import Clock
 from lissom.errors import RecipeError
 from lissom.export.int8_weights import on_levels
 from lissom.export.qdq import Int8Layout, layer_names, write_qdq
@@ -48,8 +49,36 @@ def on_levels_before(view: ModelView) -> frozenset[str]:
 
 
 def faster(view: ModelView, content: bytes, layout: Int8Layout) -> tuple[Layers, dict[str, Any]]:
-    """Choose the layers of a layout that stay float because the file is faster so."""
+    """Give the layers of a layout that stay float for time: none where slower is allowed."""
+    if view.clock is None or view.allow_slower:
+        return frozenset(), {}
+    return faster_layers(view.clock, view.model, view.example_inputs, content, layout)
+
+
+def faster_layers(
+    clock: Clock,
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    content: bytes,
+    layout: Int8Layout,
+) -> tuple[Layers, dict[str, Any]]:
+    """Choose the layers of a layout that stay float because the file is faster so.
+
+    Args:
+        clock: In int8, with one for float32 beside it.
+        network: In eval mode.
+        inputs: Of the network, batch in front.
+        content: The network as ``write_qdq`` takes it.
+        layout: Of which some layers leave.
+
+    Returns:
+        The layers, and what was measured, JSON-ready.
+    """
     names = [name for name in layer_names(content) if name in layout.layers]
     return float_by_time(
-        view, names, lambda layers: write_qdq(content, replace(layout, layers=layers))
+        clock,
+        network,
+        inputs,
+        names,
+        lambda layers: write_qdq(content, replace(layout, layers=layers)),
     )

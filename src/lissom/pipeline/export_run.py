@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,10 +21,13 @@ from lissom.export.openvino import OpenVinoCheck, export_openvino, openvino_call
 from lissom.export.qdq import Int8Layout
 from lissom.export.runtime import OnnxSession
 from lissom.export.torch_program import TorchCheck, export_torch
+from lissom.measure.clock import RuntimeClock
+from lissom.measure.guessed_int8 import GuessedInt8
 from lissom.measure.latency import Conditions, Latency, compare_latency, onnx_latency
+from lissom.methods.int8_layers import faster_layers
 from lissom.packed.reader import PackedReader
 from lissom.pipeline.int8_file import planned_layout
-from lissom.pipeline.recipe_run import data_of, inputs_of, network_of
+from lissom.pipeline.recipe_run import data_of, default_cache, inputs_of, network_of
 from lissom.plan.plan import Plan
 from lissom.recipe.read import read_recipe
 from lissom.recipe.recipe import DataSection, ModelSection, Recipe
@@ -52,6 +55,7 @@ class ExportWish:
         data_dir: Folder of that set; None: the recipe's.
         calibration_images: How many of them.
         int8: How the network is rounded.
+        allow_slower: Whether layers are rounded that are slower so.
     """
 
     source: str
@@ -64,6 +68,7 @@ class ExportWish:
     data_dir: Path | None = None
     calibration_images: int = CALIBRATION_IMAGES
     int8: Int8Settings = field(default_factory=Int8Settings)
+    allow_slower: bool = False
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
@@ -73,6 +78,7 @@ class ExportWish:
             "--data-dir": self.data_dir is not None,
             "--calibration-images": self.calibration_images != CALIBRATION_IMAGES,
             "the options of rounding": self.int8 != Int8Settings(),
+            "--allow-slower": self.allow_slower,
         }
         without_effect = [name for name, is_given in given.items() if is_given]
         if self.target != "onnx-int8" and without_effect:
@@ -118,7 +124,7 @@ def run_export(wish: ExportWish, conditions: Conditions) -> Exported:
     with tempfile.TemporaryDirectory(prefix="lissom-export-") as scratch:
         path = Path(scratch) / "float.onnx"
         plain = export_onnx(network, inputs, path)
-        check = _export(wish, network, inputs, loaded, conditions.batch)
+        check = _export(wish, network, inputs, loaded, conditions)
         latency = _timed(wish, path, conditions)
     size = plain.size_bytes if isinstance(check, OnnxCheck) else check.size_bytes
     sizes = {"fp32 ONNX": plain.size_bytes, wish.target: size}
@@ -130,23 +136,46 @@ def _export(
     network: nn.Module,
     inputs: tuple[Tensor, ...],
     loaded: LoadedData | None,
-    batch: int,
+    conditions: Conditions,
 ) -> Check:
     if loaded is not None:
         layout = _planned(wish)
-        return export_int8(network, inputs, wish.out, int8_data(loaded), wish.int8, layout)
+        by_time = partial(faster_in_float, network, inputs, conditions)
+        how = replace(wish.int8, faster_in_float=None if wish.allow_slower else by_time)
+        return export_int8(network, inputs, wish.out, int8_data(loaded), how, layout)
     writers: dict[str, Callable[..., Any]] = {
         "onnx": export_onnx,
         "torch-export": export_torch,
         "openvino": export_openvino,
-        "executorch": partial(export_executorch, batch=batch),
+        "executorch": partial(export_executorch, batch=conditions.batch),
     }
     return writers[wish.target](network, inputs, wish.out)
+
+
+def faster_in_float(
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    conditions: Conditions,
+    content: bytes,
+    layout: Int8Layout,
+) -> frozenset[str]:
+    """Name the layers that stay float because the file is faster so on this machine.
+
+    Args:
+        network: In eval mode.
+        inputs: Of the network, batch in front.
+        conditions: Threads, batch, runs; ONNX Runtime.
+        content: The network as ``write_qdq`` takes it.
+        layout: Of which they leave.
+    """
+    clock = RuntimeClock(conditions, inputs, default_cache(), GuessedInt8())
+    return faster_layers(clock, network, inputs, content, layout)[0]
 
 
 def _planned(wish: ExportWish) -> Int8Layout | None:
     """Give what the source's plan rounds; None where the wish is about other ranges."""
     anew = wish.int8 != Int8Settings() or wish.calibration_images != CALIBRATION_IMAGES
+    anew |= wish.allow_slower
     plan = None if anew or wish.data is not None else _plan(Path(wish.source))
     return None if plan is None else planned_layout(plan)
 

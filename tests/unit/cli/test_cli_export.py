@@ -74,6 +74,10 @@ def test_a_packed_file_becomes_onnx_and_a_torch_program(
             "--to onnx: --data, the options of rounding would have no effect",
         ),
         (
+            ["lissom:digits_resnet", "--to", "openvino", "--allow-slower"],
+            "--to openvino: --allow-slower would have no effect",
+        ),
+        (
             ["lissom:digits_resnet", "--to", "onnx", "--model", "lissom:resnet8"],
             "--model: names the original of a folder or packed file",
         ),

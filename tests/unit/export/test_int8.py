@@ -66,6 +66,21 @@ def test_says_what_runs_as_what_and_how_close_it_is(exported: tuple[Path, Int8Ch
     assert 0 < check.harm < 1e-3
 
 
+def test_layers_that_are_faster_in_float_stay_so(tmp_path: Path) -> None:
+    asked: list[frozenset[str]] = []
+
+    def slow(_content: bytes, layout: Int8Layout) -> frozenset[str]:
+        asked.append(layout.layers)
+        return frozenset({"4"})
+
+    settings = Int8Settings(estimator="min_max", faster_in_float=slow)
+    check = export_int8(plain(), (images(1),), tmp_path / "m.onnx", sample_data(), settings)
+    assert check.kept_float == ("4",)
+    assert check.runs["4"] == "float"
+    assert asked == [frozenset({"0", "4", "8"})]
+    assert settings == Int8Settings(estimator="min_max")
+
+
 def test_a_layout_of_another_file_is_refused(tmp_path: Path) -> None:
     layout = Int8Layout({}, frozenset(["0"]))
     with pytest.raises(ExportError, match="does not fit the network's ONNX file, which differs in"):

@@ -14,10 +14,12 @@ from torch import nn
 
 from lissom.clock import TimeRatio
 from lissom.errors import BudgetError, MeasureError
+from lissom.export.qdq import Int8Layout
 from lissom.extension import ModelView
 from lissom.graph.capture import capture
 from lissom.methods.int8 import Int8
 from lissom.methods.int8_float import float_by_time
+from lissom.methods.int8_layers import faster
 from lissom.methods.int8_options import Int8Options
 from lissom.plan.budget import Budget
 from lissom.plan.round_activations import RoundActivations
@@ -82,7 +84,7 @@ def view() -> ModelView:
 
 
 def chosen(view: ModelView, clock: object, layers: Sequence[str] = LAYERS):
-    return float_by_time(replace(view, clock=clock), layers, written)
+    return float_by_time(clock, view.model, view.example_inputs, layers, written)
 
 
 def all_fast(**others: tuple[int, int]) -> dict[str, tuple[int, int]]:
@@ -138,9 +140,10 @@ def test_a_busy_machine_changes_nothing_and_is_named(view: ModelView) -> None:
 
 
 def test_nothing_stays_float_without_a_clock_or_where_slower_is_allowed(view: ModelView) -> None:
-    assert chosen(view, None) == (frozenset(), {})
-    allowed = replace(view, allow_slower=True)
-    assert chosen(allowed, UntimedClock(all_fast(_0=(60, 10)))) == (frozenset(), {})
+    layout = Int8Layout({}, frozenset(LAYERS))
+    assert faster(view, b"", layout) == (frozenset(), {})
+    slow = replace(view, clock=UntimedClock(all_fast(_0=(60, 10))), allow_slower=True)
+    assert faster(slow, b"", layout) == (frozenset(), {})
 
 
 @given(
