@@ -59,7 +59,7 @@ def int8_remark(section: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
 def _faster(found: Mapping[str, Any]) -> Iterator[str]:
     if found.get("layers"):
         ratio = TimeRatio(**found["ratio"])
-        yield f"{len(found['layers'])} of them are faster so: {ratio} of the time with all in int8"
+        yield f"{len(found['layers'])} for time: {ratio} of what all in int8 takes"
     elif "not_checked" in found:
         yield f"whether some are faster in float is not known: {found['not_checked']}"
 
