@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from lissom.graph.observe import node_macs
+from lissom.graph.steps import Step, last_reads, steps_of
 from lissom.graph.trace import first_names, private_copy, trace, undisturbed
 
 
@@ -45,6 +45,7 @@ class Replay:
         self._shapes = tuple(tuple(x.shape) for x in example_inputs)
         self._values: dict[fx.Node, Any] = {}
         self._recorded = False
+        self._steps = steps_of(self._program.nodes, self._program.outputs)
         self._ancestors = _ancestors(self._program.nodes)
         macs = node_macs(self._program, example_inputs[0].shape[0])
         self._total = max(sum(macs.values()), 1)
@@ -84,7 +85,7 @@ class Replay:
             raise ValueError(f"record: inputs of shapes {self._shapes} are expected, got {shapes}")
         for node, x in zip(self._program.inputs, inputs, strict=True):
             self._values[node] = x.detach()
-        self._execute([n for n in self._program.nodes if n.op == "call_function"], self._values)
+        self._execute(self._steps, self._values)
         self._recorded = True
         return self._outputs(self._values)
 
@@ -115,7 +116,7 @@ class Replay:
         self.runs += 1
         self.equivalent_forwards += self._share(changed)
         layered = ChainMap(values, self._values)
-        self._execute(changed, layered, _last_read(changed, self._program.outputs))
+        self._execute(changed, layered, last_reads(changed, self._program.outputs))
         return self._outputs(layered)
 
     def affected(self, names: Iterable[str]) -> float:
@@ -136,54 +137,37 @@ class Replay:
             )
         return self._tensor_nodes.get(first)
 
-    def _downstream(self, roots: frozenset[fx.Node]) -> list[fx.Node]:
+    def _downstream(self, roots: frozenset[fx.Node]) -> list[Step]:
         mask = sum(self._ancestors[root] for root in roots)
-        return [
-            n for n in self._program.nodes if n.op == "call_function" and self._ancestors[n] & mask
-        ]
+        return [step for step in self._steps if self._ancestors[step.end] & mask]
 
-    def _share(self, nodes: Iterable[fx.Node]) -> float:
+    def _share(self, steps: Iterable[Step]) -> float:
+        nodes = (node for step in steps for node in step.nodes)
         return sum(self._macs.get(node, 0) for node in nodes) / self._total
 
     def _execute(
         self,
-        nodes: Iterable[fx.Node],
+        steps: Iterable[Step],
         values: MutableMapping[fx.Node, Any],
         done: Mapping[fx.Node, Sequence[fx.Node]] = MappingProxyType({}),
     ) -> None:
         """Run operators.
 
         Args:
-            nodes: They, in order.
+            steps: They, in order.
             values: Of what they read; gets theirs.
-            done: Per node those that nobody reads after it: memory that is given back at once is
-                still in the cache when the next operator takes it.
+            done: Per end of a step the values that nobody reads after it: memory that is given back
+                at once is still in the cache when the next operator takes it.
         """
         with torch.no_grad(), undisturbed():
-            for node in nodes:
-                target = cast("Callable[..., Any]", node.target)
-                arguments = map_arg(node.args, values.__getitem__)
-                keywords = map_arg(node.kwargs, values.__getitem__)
-                values[node] = target(*arguments, **keywords)
-                del arguments, keywords
-                for read in done.get(node, ()):
+            for step in steps:
+                values[step.end] = step(values)
+                for read in done.get(step.end, ()):
                     del values[read]
 
     def _outputs(self, values: Mapping[fx.Node, Any]) -> Any:
         leaves = [values[o] if isinstance(o, fx.Node) else o for o in self._program.outputs]
         return pytree.tree_unflatten(leaves, self._program.structure)
-
-
-def _last_read(nodes: Sequence[fx.Node], outputs: Sequence[Any]) -> dict[fx.Node, list[fx.Node]]:
-    """Give per node the ones of ``nodes`` that it is the last to read, but for the outputs."""
-    found: dict[fx.Node, list[fx.Node]] = {}
-    left = set(nodes) - {one for one in outputs if isinstance(one, fx.Node)}
-    for node in reversed(nodes):
-        for source in node.all_input_nodes:
-            if source in left:
-                left.discard(source)
-                found.setdefault(node, []).append(source)
-    return found
 
 
 def _ancestors(nodes: Iterable[fx.Node]) -> dict[fx.Node, int]:

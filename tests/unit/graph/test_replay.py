@@ -7,7 +7,8 @@ import torch
 from nets import Gate, Residual
 from torch import nn
 
-from lissom.graph.replay import Replay, _last_read
+from lissom.graph.replay import Replay
+from lissom.graph.steps import last_reads
 
 X = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -21,6 +22,11 @@ def reference(model, overrides):
         return changed(X)
 
 
+def same(found, expected):
+    """Compare up to what a batch norm in the weights moves."""
+    return torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)
@@ -29,19 +35,19 @@ def model():
 
 def test_every_override_gives_what_a_full_run_gives(model):
     replay = Replay(model, (X,))
-    assert torch.equal(replay.record((X,)), model(X))
+    assert same(replay.record((X,)), model(X))
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point():
             overrides = {name: tensor * 1.5 + 0.1}
-            assert torch.equal(replay.run(overrides), reference(model, overrides)), name
-    assert torch.equal(replay.run({}), model(X))  # the recorded activations are untouched
+            assert same(replay.run(overrides), reference(model, overrides)), name
+    assert same(replay.run({}), model(X))  # the recorded activations are untouched
 
 
 def test_several_overrides_at_once(model):
     overrides = {"a.weight": torch.zeros(6, 8, 3, 3), "head.bias": torch.ones(4)}
     replay = Replay(model, (X,))
     replay.record((X,))
-    assert torch.equal(replay.run(overrides), reference(model, overrides))
+    assert same(replay.run(overrides), reference(model, overrides))
 
 
 def test_only_what_changed_is_run_again(model):
@@ -93,15 +99,17 @@ def test_writing_through_a_view_is_followed():
 
 def test_nothing_is_kept_that_nobody_reads_again(model):
     replay = Replay(model, (X,))
-    nodes = [node for node in replay._program.nodes if node.op == "call_function"]
-    done = _last_read(nodes, replay._program.outputs)
+    steps, outputs = replay._steps, replay._program.outputs
+    done = last_reads(steps, outputs)
     gone = [read for reads in done.values() for read in reads]
     assert len(gone) == len(set(gone))
-    assert set(nodes) - set(gone) == {one for one in replay._program.outputs if one in nodes}
-    place = {node: index for index, node in enumerate(nodes)}
+    ends = {step.end for step in steps}
+    assert ends - set(gone) == {one for one in outputs if one in ends}
+    place = {step.end: index for index, step in enumerate(steps)}
     for last, reads in done.items():
         for read in reads:
-            assert max(place[user] for user in read.users if user in place) == place[last]
+            readers = [place[step.end] for step in steps if read in step.sources]
+            assert max(readers) == place[last]
 
 
 def test_the_network_stays_as_it_is():

@@ -39,9 +39,8 @@ def test_why_layers_are_in_float_is_said_where_it_is_for_the_time() -> None:
         int8_file=SECTION,
         methods={"int8": {"faster_in_float": {"layers": ["fc"], "ratio": ratio}}},
     )
-    assert (
-        "in float: fc; 1 for time: 0.73 (0.72 to 0.74) of what all in int8 takes."
-        in " ".join(as_text(layout(report)).split())
+    assert "in float: fc; 1 for time: 0.73 (0.72 to 0.74) of what all in int8 takes." in " ".join(
+        as_text(layout(report)).split()
     )
     said = int8_remark(SECTION, {"faster_in_float": {"not_checked": "too busy"}})
     assert said.endswith("whether some are faster in float is not known: too busy")
