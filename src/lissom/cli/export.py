@@ -62,7 +62,10 @@ def export(
     ] = None,
     allow_slower: Annotated[
         bool,
-        typer.Option("--allow-slower", help="Round layers that are slower in int8 here, too."),
+        typer.Option(
+            "--allow-slower",
+            help="Round layers that are slower in int8 here, too; with ranges observed anew.",
+        ),
     ] = False,
     batch: options.Batch = 1,
     threads: options.Threads = 1,
@@ -134,6 +137,7 @@ def _print_executorch(check: ExecutorchCheck) -> None:
 
 def _print_int8(check: Int8Check, layers: bool) -> None:
     from lissom.export.int8_check import FLOAT, count_int8
+    from lissom.report.int8_file import for_time
 
     close = check.float_agreement
     typer.echo(
@@ -146,9 +150,10 @@ def _print_int8(check: Int8Check, layers: bool) -> None:
         f"{100 * check.kernel_agreement.top1:.2f} %, mean difference "
         f"{check.kernel_agreement.mean_difference:.2g}"
     )
-    typer.echo(f"int8: {count_int8(check.runs)} of {len(check.runs)} layers")
+    counts = f"int8: {count_int8(check.runs)} of {len(check.runs)} layers"
+    typer.echo("; ".join([counts, *for_time(check.faster_in_float)]))
     for name, kind in check.runs.items():
-        if layers or kind == FLOAT:
+        if layers or kind == FLOAT or name in check.kept_float:
             kept = " (kept)" if name in check.kept_float else ""
             harm = f", harm alone {check.harms[name]:.3g}" if name in check.harms else ""
             typer.echo(f"  {name}: {kind}{kept}{harm}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
@@ -34,6 +34,7 @@ from lissom.quantization.activation_ranges import ESTIMATORS, observe_histograms
 
 AUTO = "auto"
 Use = Literal["auto", "always", "never"]
+ByTime: TypeAlias = Callable[[bytes, Int8Layout], tuple[frozenset[str], dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Int8Settings:
         reduce_range: Weights in 7 bits, for CPUs without VNNI.
         budget: How many layers stay float.
         faster_in_float: Takes the network as ``write_qdq`` does, and names the layers of a layout
-            that stay float for time; None: nobody is asked.
+            that stay float for time, with what was measured; None: nobody is asked.
     """
 
     estimator: str = AUTO
@@ -56,9 +57,7 @@ class Int8Settings:
     correct_bias: Use = "auto"
     reduce_range: bool = False
     budget: FloatBudget = field(default_factory=FloatBudget)
-    faster_in_float: Callable[[bytes, Int8Layout], frozenset[str]] | None = field(
-        default=None, compare=False
-    )
+    faster_in_float: ByTime | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.estimator not in (AUTO, *ESTIMATORS):
@@ -98,6 +97,8 @@ class Int8Check:
         runs: By layer the operator that it runs as; ``float`` where it is not int8.
         operators: How often each stands in the optimised network.
         kept_float: Layers that stay float for what they harm, or for time.
+        faster_in_float: What was measured to choose those that stay for time; empty where nothing
+            was.
         harms: By layer, of that layer alone; empty where no budget asked for it.
         tried: Harm by way of preparing the network; the smallest was taken.
         harm: Of the whole network on the calibration data.
@@ -110,6 +111,7 @@ class Int8Check:
     runs: Mapping[str, str]
     operators: Mapping[str, int]
     kept_float: tuple[str, ...]
+    faster_in_float: Mapping[str, Any]
     harms: Mapping[str, float]
     tried: Mapping[str, float]
     harm: float
@@ -170,7 +172,7 @@ def export_int8(
             "so that nothing can run in int8; export it with --to onnx"
         )
     harm = Harm(content, data.calibration, data.distance)
-    harms, tried = dict[str, float](), dict[str, float]()
+    harms, tried, by_time = dict[str, float](), dict[str, float](), dict[str, Any]()
     if layout is not None:
         check_fits(base, layout)
         prepared = _Prepared(base, layout, "as planned")
@@ -180,7 +182,7 @@ def export_int8(
         harms = layer_harms(harm, prepared.content, prepared.layout)
         prepared = _within_budget(prepared, harm, harms, settings.budget)
     if layout is None and settings.faster_in_float is not None:
-        floats = settings.faster_in_float(prepared.content, prepared.layout)
+        floats, by_time = settings.faster_in_float(prepared.content, prepared.layout)
         prepared = prepared.without(floats)
     rounded = prepared.rounded()
     names = layer_names(base)
@@ -189,6 +191,7 @@ def export_int8(
         runs=runs,
         operators=dict(operators),
         kept_float=tuple(name for name in names if name not in prepared.layout.layers),
+        faster_in_float=by_time,
         harms=harms,
         tried=tried,
         harm=harm(rounded),

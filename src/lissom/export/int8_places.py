@@ -15,6 +15,8 @@ _POOLS = ("AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu")
 # Integers go through unchanged, so input and output have the same range.
 _MOVES = ("MaxPool", "Slice", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
 _RECTIFIERS = ("Relu", "Clip")
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm")
+"""Operators whose float weights ONNX Runtime rounds where they read a rounded tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,34 @@ def chosen_places(
         if place.kind == "layer" or (place.output in wanted and place.output not in graph.outputs):
             chosen.append(place)
             wanted.update(place.inputs)
-    return chosen[::-1]
+    return _with_moves(graph, forward, chosen[::-1])
+
+
+def _with_moves(
+    graph: OnnxGraph, forward: Collection[Place], chosen: Collection[Place]
+) -> list[Place]:
+    """Add the moves between chosen places and layers in float.
+
+    ONNX Runtime takes rounding past them all the same, and then rounds the layer's weights, too.
+    """
+    inside = {place.node.output[0] for place in chosen}
+    wanted = {
+        node.input[0]
+        for node in graph.nodes
+        if node.op_type in WEIGHTED and node.output[0] not in inside
+    }
+    moves = [place for place in forward if place.kind == "move"]
+    for place in reversed(moves):
+        if place.output in wanted:
+            wanted.update(place.inputs)
+    rounded = {place.output for place in chosen}
+    joined = []
+    for place in forward:
+        leads = place.kind == "move" and place.output in wanted - set(graph.outputs)
+        if place.node.output[0] in inside or (leads and place.inputs[0] in rounded):
+            joined.append(place)
+            rounded.add(place.output)
+    return joined
 
 
 def rounded_tensors(places: Collection[Place]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from onnx import NodeProto, helper
 from lissom.errors import ExportError
 from lissom.export.graph import Array, OnnxGraph, attribute
 from lissom.export.int8_places import (
+    WEIGHTED,
     Place,
     chosen_places,
     find_places,
@@ -262,7 +263,7 @@ def _output_axis(node: NodeProto) -> int:
 
 def _input_channels(graph: OnnxGraph, node: NodeProto) -> int | None:
     """Give the length of the second axis of what a float layer reads; None for other nodes."""
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) < 2:
+    if node.op_type not in WEIGHTED or len(node.input) < 2 or attribute(node, "transA", 0):
         return None
     weight = graph.constants.get(node.input[1])
     if weight is None:

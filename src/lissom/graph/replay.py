@@ -96,7 +96,8 @@ class Replay:
             overrides: New values by state-dict name (any alias), of the same shapes.
 
         Returns:
-            The network's outputs, equal to those of a full run with these values.
+            The network's outputs, those of a full run with these values up to rounding: batch norms
+            run in the weights of the convolutions before them.
 
         Raises:
             ValueError: Nothing was recorded, a name does not exist, or a shape differs.

@@ -15,6 +15,7 @@ _ATEN = torch.ops.aten
 _CONVOLUTION = _ATEN.conv2d.default
 _NORM = _ATEN._native_batch_norm_legit_no_training.default
 _RELU = _ATEN.relu.default
+_AXES = 4  # of a batch of maps
 _FRESH = (_ATEN.add.Tensor,)  # give memory of their own, that a ReLU may overwrite
 
 Values = Mapping[fx.Node, Any]
@@ -98,11 +99,22 @@ def _chain(node: fx.Node, outputs: set[fx.Node]) -> tuple[fx.Node, ...]:
         value = None if norm is None else _sole_reader(norm, outputs, operator.getitem)
         if norm is None or value is None or norm.args[0] is not node or value.args[1] != 0:
             return (node,)
+        if not _foldable(node, norm):
+            return (node,)
         chain += [norm, value]
     elif node.target not in _FRESH:
         return (node,)
     relu = _sole_reader(chain[-1], outputs, _RELU)
     return (*chain, relu) if relu is not None else tuple(chain)
+
+
+def _foldable(convolution: fx.Node, norm: fx.Node) -> bool:
+    """Whether all is of one type, and the norm's channels are the convolution's."""
+    read = (*convolution.all_input_nodes, *norm.all_input_nodes)
+    values = [node.meta.get("val") for node in read]
+    types = {value.dtype for value in values if isinstance(value, Tensor)}
+    maps = convolution.meta.get("val")
+    return len(types) == 1 and isinstance(maps, Tensor) and maps.ndim == _AXES
 
 
 def _sole_reader(node: fx.Node, outputs: set[fx.Node], target: object) -> fx.Node | None:

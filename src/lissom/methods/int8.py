@@ -159,6 +159,8 @@ class Int8:
         Raises:
             BudgetError: It takes longer than that.
         """
+        if self.settings.keep_float:
+            return  # which layers these are, and what they take, is not known yet
         content, layout = self._guessed(view)
         floats, _ = faster(view, content, layout)
         layout = replace(layout, layers=layout.layers - floats)
@@ -243,9 +245,9 @@ class Int8:
                 f"int8: max_drop={allowed:g} is not kept, whichever layers stay float; allow more, "
                 "tune for more epochs, or let the stages before lose less"
             )
-        if layout.layers != tuned.layout.layers:
-            check_time(view, budget.latency, tuned.file(layout))
+        changed = layout.layers != tuned.layout.layers
         return layout, {
+            **(check_time(view, budget.latency, tuned.file(layout)) if changed else {}),
             "harm": harm(tuned.file(layout)),
             "held_out_drop": lost,
             "harm_by_layer": harms,

@@ -8,21 +8,19 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lissom.clock import Clock, TimeRatio
-from lissom.errors import BudgetError, MeasureError
+from lissom.errors import BudgetError, ExportError, MeasureError
 from lissom.export.onnx import onnx_content
 from lissom.extension import ModelView
-from lissom.graph.observe import observe
-from lissom.graph.trace import at_batch, private_copy
 from lissom.plan.budget import Limit, Meaning
 
 _TOLERANCE = 0.02  # of a time
 _RESOLUTION = 1_000  # nanoseconds
 _GAPS = (1, 2)  # layers that may lie between two that are joined
 _STEPS = 4
-_BATCH = 2
 _NOISE = 0.05  # of a time: two measurements of one network differ by as much
 
 Layers = frozenset[str]
@@ -73,12 +71,12 @@ def float_by_time(
         write: Gives the file in which these layers compute in int8.
 
     Returns:
-        The layers, none where that is not faster for certain, or the machine is too busy to tell;
-        and what was measured, JSON-ready.
+        The layers, none where that is not faster for certain, or can't be told; and what was
+        measured, JSON-ready.
     """
     try:
         return _chosen(clock, _times(clock, network, inputs, layers), layers, write)
-    except MeasureError as error:
+    except (ExportError, MeasureError) as error:
         return frozenset(), {"not_checked": str(error)}
 
 
@@ -120,18 +118,42 @@ def _times(
     clock: Clock, network: nn.Module, inputs: tuple[Tensor, ...], layers: Sequence[str]
 ) -> dict[str, LayerTime]:
     """Time the layers alone in both formats; what is no module of the network is left out."""
-    seen = observe(private_copy(network), at_batch(inputs, _BATCH)).sightings
-    plain = clock.plain
+    shapes, plain = _input_shapes(network, inputs), clock.plain
     times: dict[str, LayerTime] = {}
     for name in layers:
         owner = name.partition("#")[0]
-        if owner in seen:
-            layer = copy.deepcopy(network.get_submodule(owner)).to("meta")
-            shape = seen[owner].input_shape
+        if owner in shapes:
+            layer, shape = copy.deepcopy(network.get_submodule(owner)).to("meta"), shapes[owner]
             times[name] = LayerTime(
                 clock.nanoseconds(layer, shape), plain.nanoseconds(layer, shape)
             )
     return times
+
+
+def _input_shapes(network: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, tuple[int, ...]]:
+    """Give the shapes, without batch, at the first calls of what can be timed by itself."""
+    found: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(layer: nn.Module, given: tuple[Any, ...]) -> None:
+            axes = 4 if isinstance(layer, nn.Conv2d) else 2
+            if given and isinstance(given[0], Tensor) and given[0].ndim >= axes:
+                found.setdefault(name, tuple(given[0].shape[1:]))
+
+        return hook
+
+    hooks = [
+        module.register_forward_pre_hook(note(name))
+        for name, module in network.named_modules()
+        if type(module) in (nn.Conv2d, nn.Linear)
+    ]
+    try:
+        with torch.no_grad():
+            network(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def _nested(times: dict[str, LayerTime]) -> Iterator[Layers]:
@@ -190,7 +212,7 @@ def check_time(view: ModelView, limit: Limit | None, content: bytes) -> dict[str
     if ratio.median > allowed * (1 + _NOISE):
         raise BudgetError(
             f"budget: latency={limit.text} asks for {allowed:.2f} of the original's time; in int8 "
-            f"the network takes {ratio} of it on this machine. Allow more, or let hmc or edp, held "
-            "to the same limit, come before int8"
+            f"the network takes {ratio} of it on this machine. Allow more, keep fewer layers in "
+            "float (keep_float, max_drop), or let hmc or edp, held to the same limit, come before"
         )
     return {"time_of_original": asdict(ratio)}

@@ -36,6 +36,7 @@ from lissom.task import Classification, first_inputs
 TARGETS = ("onnx", "onnx-int8", "torch-export", "openvino", "executorch")
 CALIBRATION_IMAGES = 512
 _CHECKED_IMAGES = 1000
+_RUNS = 50  # before any is called faster
 
 Check: TypeAlias = OnnxCheck | Int8Check | TorchCheck | OpenVinoCheck | ExecutorchCheck
 
@@ -158,7 +159,7 @@ def faster_in_float(
     conditions: Conditions,
     content: bytes,
     layout: Int8Layout,
-) -> frozenset[str]:
+) -> tuple[frozenset[str], dict[str, Any]]:
     """Name the layers that stay float because the file is faster so on this machine.
 
     Args:
@@ -167,9 +168,13 @@ def faster_in_float(
         conditions: Threads, batch, runs; ONNX Runtime.
         content: The network as ``write_qdq`` takes it.
         layout: Of which they leave.
+
+    Returns:
+        They, and what was measured, JSON-ready.
     """
-    clock = RuntimeClock(conditions, inputs, default_cache(), GuessedInt8())
-    return faster_layers(clock, network, inputs, content, layout)[0]
+    enough = replace(conditions, runs=max(conditions.runs, _RUNS))
+    clock = RuntimeClock(enough, inputs, default_cache(), GuessedInt8())
+    return faster_layers(clock, network, inputs, content, layout)
 
 
 def _planned(wish: ExportWish) -> Int8Layout | None:

@@ -96,6 +96,7 @@ class Job:
             view = self._view(stages)
             table, steps = self._feasible(stages, view, budget)
             check_teacher(self.model, self.settings.teacher, self.task, self.example_inputs)
+            check_time(view, [stage.method for stage in stages], budget.latency)
             first, rows = steps[0], foreseen(steps, view.graph.cost)
             if getattr(first.method, "trains", False):
                 return Preview(table, view.graph, None, rows)
@@ -129,6 +130,8 @@ class Job:
             identity = identity_of(self.model, stages, budget, self.settings)
             processes.from_first(lambda: workspace.check(identity))
             with workspace.claimed(identity) if processes.first else nullcontext():
+                if processes.from_first(lambda: not workspace.begun):
+                    check_time(view, [stage.method for stage in stages], budget.latency)
                 sides, done = self._take_all(steps, view, workspace)
                 limit = budget.bytes_limit(view.graph.cost)
                 facts = facts_of(stages, self.settings)
@@ -252,7 +255,6 @@ class Job:
             table = feasibility(methods, budget, now, lambda method: method.smallest(faced))
         self.settings.say(table.table)
         table.check()
-        check_time(view, methods, budget.latency)
         steps = steps_of(stages, budget, now, self.settings.recover.epochs)
         if len(steps) > 1:
             check_step(steps[0], now, table.smallest)

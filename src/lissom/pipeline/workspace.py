@@ -28,6 +28,11 @@ class Workspace:
     folder: Path
     identity: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def begun(self) -> bool:
+        """Tell whether a stage has left anything here."""
+        return any(self.folder.glob("stage*/*"))
+
     def stage(self, index: int, iteration: int = 0) -> StageFolder:
         """Give the folder of a stage, or of one of its iterations.
 

@@ -51,12 +51,17 @@ def int8_remark(section: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
         [
             f"model-int8.onnx: {len(layers) - len(others)} of {len(layers)} layers run in int8",
             *([f"in float: {named}"] if others else []),
-            *_faster(evidence.get("faster_in_float", {})),
+            *for_time(evidence.get("faster_in_float", {})),
         ]
     )
 
 
-def _faster(found: Mapping[str, Any]) -> Iterator[str]:
+def for_time(found: Mapping[str, Any]) -> Iterator[str]:
+    """Say how many layers are in float for time, or that this is not known; nothing for none.
+
+    Args:
+        found: ``faster_in_float`` of the evidence.
+    """
     if found.get("layers"):
         ratio = TimeRatio(**found["ratio"])
         yield f"{len(found['layers'])} for time: {ratio} of what all in int8 takes"

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,14 +70,15 @@ def test_says_what_runs_as_what_and_how_close_it_is(exported: tuple[Path, Int8Ch
 def test_layers_that_are_faster_in_float_stay_so(tmp_path: Path) -> None:
     asked: list[frozenset[str]] = []
 
-    def slow(_content: bytes, layout: Int8Layout) -> frozenset[str]:
+    def slow(_content: bytes, layout: Int8Layout) -> tuple[frozenset[str], dict[str, Any]]:
         asked.append(layout.layers)
-        return frozenset({"4"})
+        return frozenset({"4"}), {"layers": ["4"]}
 
     settings = Int8Settings(estimator="min_max", faster_in_float=slow)
     check = export_int8(plain(), (images(1),), tmp_path / "m.onnx", sample_data(), settings)
     assert check.kept_float == ("4",)
     assert check.runs["4"] == "float"
+    assert check.faster_in_float == {"layers": ["4"]}
     assert asked == [frozenset({"0", "4", "8"})]
     assert settings == Int8Settings(estimator="min_max")
 

@@ -221,6 +221,41 @@ def test_weights_of_a_float_layer_between_rounded_tensors_are_not_rounded() -> N
     assert float(difference.abs().mean()) < 1e-3 * float(plainly(images(8))[0].abs().max())
 
 
+class Moved(nn.Module):
+    """What only moves values stands between rounded layers and one in float."""
+
+    def __init__(self, move: nn.Module, flat: nn.Module) -> None:
+        super().__init__()
+        self.before, self.quiet = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.after, self.last = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 8)
+        self.move, self.flat, self.end = move, flat, nn.Linear(8, 4)
+        for layer in (self.quiet, self.last):
+            layer.weight.data.view(-1)[0] = 300.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.quiet(self.move(self.before(x).relu())).clamp(0, 6)
+        x = nn.functional.max_pool2d(self.after(x).relu(), x.shape[-1])
+        return self.end(self.last(self.flat(x)).clamp(0, 6))
+
+
+class Pixels(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, 1:, 1:].transpose(2, 3).reshape(len(x), 8, 15, 15)
+
+
+@pytest.mark.parametrize("move", [nn.MaxPool2d(2), Pixels(), nn.Identity()])
+def test_nor_are_they_behind_what_only_moves_values(move: nn.Module) -> None:
+    content = float_content(seeded(lambda: Moved(move, nn.Flatten())))
+    mixed = replace(layout(content), layers=frozenset({"before", "after", "end"}))
+    quantized = write_qdq(content, mixed)
+    runs, operators = operators_as_run(quantized, layer_names(content))
+    assert {name for name, kind in runs.items() if kind == "float"} == {"quiet", "last"}
+    assert operators["QLinearConv"] == 2
+    plainly = OnnxSession(quantized, optimise="none")(images(8))[0]
+    difference = OnnxSession(quantized)(images(8))[0] - plainly
+    assert float(difference.abs().mean()) < 1e-3 * float(plainly.abs().max())
+
+
 def test_what_a_runtime_rounds_of_its_own_is_not_called_float() -> None:
     content = float_content(seeded(Loud))
     mixed = replace(layout(content), layers=ROUNDED)

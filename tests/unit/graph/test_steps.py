@@ -114,6 +114,23 @@ def test_a_changed_batch_norm_counts_the_convolution_that_runs_with_it() -> None
     assert replay.affected(["norm.weight"]) == 1.0
 
 
+def test_what_differs_in_type_or_axes_is_not_folded() -> None:
+    half = Block(lambda net, x: net.norm(net.conv(x.bfloat16()).float()).relu())
+    half.conv.bfloat16()
+    assert longest(half.eval()) == 1
+
+    class Unbatched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm1d(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.conv(x))  # (channels, rows, columns): the norm is over the rows
+
+    net, x = Unbatched().eval(), torch.randn(3, 8, 8)
+    assert max(len(step.nodes) for step in Replay(net, (x,))._steps) == 1
+
+
 def test_an_output_is_no_value_between() -> None:
     class Both(nn.Module):
         def __init__(self) -> None:

@@ -24,8 +24,7 @@ def content(depth: int) -> bytes:
 def test_files_are_compared_in_turn() -> None:
     clock = RuntimeClock(QUICK, INPUTS)
     one, many = content(1), content(8)
-    assert clock.file_ratio(many, one).low > 1.5
-    assert clock.file_ratio(one, many).slower is False
+    assert clock.file_ratio(many, one).median > 1 > clock.file_ratio(one, many).median
 
 
 def test_torch_runs_no_files() -> None:
@@ -38,6 +37,7 @@ def test_beside_int8_there_is_a_clock_for_float32() -> None:
     plain = RuntimeClock(QUICK, INPUTS)
     assert plain.plain is plain
     clock = RuntimeClock(QUICK, INPUTS, int8=GuessedInt8())
-    layer = nn.Conv2d(48, 16, (1, 3), padding=(0, 1), groups=16, device="meta")
-    rounded = clock.nanoseconds(layer, (48, 32, 32))
-    assert clock.plain.nanoseconds(layer, (48, 32, 32)) < rounded  # its integer kernels are slow
+    labels = [one.times._runtime.label for one in (plain, clock.plain, clock)]
+    assert labels[:2] == [plain.times._runtime.label] * 2
+    assert labels[2] == f"{labels[0]} int8"
+    assert clock.plain.conditions == clock.conditions

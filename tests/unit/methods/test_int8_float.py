@@ -115,6 +115,24 @@ def test_float_goes_on_to_where_the_border_is_cheaper(view: ModelView) -> None:
     assert chosen(view, GivenClock(times, border=3))[0] == {"0", "1"}
 
 
+def test_what_cannot_be_timed_alone_is_left_out() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.named, self.scaled = nn.Conv2d(3, 8, 1), nn.Linear(8, 8)
+            self.fixed = nn.Conv2d(3, 8, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            fixed = self.fixed(x.reshape(1, 3, 4, 4))
+            return self.scaled((self.named(input=x) + fixed).mean((2, 3)).reshape(8))
+
+    network, inputs = Odd().eval(), (torch.randn(1, 3, 4, 4),)
+    clock = UntimedClock({"0": (10, 20)})
+    layers = ("fixed", "named", "scaled", "pad")
+    assert float_by_time(clock, network, inputs, layers, written) == (frozenset(), {})
+    assert not any(module._forward_pre_hooks for module in network.modules())
+
+
 def test_what_is_fast_is_not_even_run(view: ModelView) -> None:
     assert chosen(view, UntimedClock(all_fast())) == (frozenset(), {})
 

@@ -191,7 +191,8 @@ def test_layers_that_leave_int8_for_quality_must_leave_it_fast_enough() -> None:
     drop = Int8(bits).plan(view, FREE).evidence["held_out_drop"] / 2
     floats = Int8(bits).plan(view, budget(f"max_drop={drop}")).evidence["float_layers"]
     takes = 0.5 + 0.1 * len(floats)
-    Int8(bits).plan(view, budget(f"max_drop={drop},latency={takes}"))
+    kept = Int8(bits).plan(view, budget(f"max_drop={drop},latency={takes}"))
+    assert kept.evidence["time_of_original"]["median"] == pytest.approx(takes)
     with pytest.raises(BudgetError, match=f"takes {takes:.2f}"):
         Int8(bits).plan(view, budget(f"max_drop={drop},latency={takes - 0.09}"))
 

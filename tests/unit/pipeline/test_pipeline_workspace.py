@@ -16,6 +16,13 @@ def test_each_stage_and_each_iteration_has_a_folder_of_its_own(tmp_path: Path) -
     assert names == ["stage1", "stage1-iteration2"]
 
 
+def test_it_knows_whether_a_stage_has_begun(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    assert not workspace.begun
+    workspace.stage(0).training.mkdir(parents=True)
+    assert workspace.begun
+
+
 def test_the_first_setting_that_differs_is_named(tmp_path: Path) -> None:
     recipe = {"seed": 3, "recover": {"epochs": 2}, "stages": [{"tau": 0.1}], "ignore": ("a",)}
     with Workspace(tmp_path / "w", recipe).claimed({"network": "1"}):
