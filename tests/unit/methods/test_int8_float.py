@@ -177,8 +177,9 @@ def test_what_is_chosen_is_no_slower_and_best_where_borders_are_free(
     free = replace(clock, border=0)
     subsets = [{name for place, name in enumerate(LAYERS) if n >> place & 1} for n in range(1, 64)]
     best = min(map(free.network, subsets))
-    # A microsecond and 2 % of a layer are not told apart, and one layer at least is in int8.
-    unseen = 2 * len(LAYERS) + 0.02 * free.network(every)
+    # A microsecond and 2 % of a layer are not told apart, nor 3 % of the network (the clock's own
+    # 1 % among them), and one layer at least is in int8.
+    unseen = 2 * len(LAYERS) + 0.05 * free.network(every)
     assert free.network(every - chosen(view, free)[0]) <= best + unseen
 
 
