@@ -52,8 +52,13 @@ class _Silence:
 
 
 @contextmanager
-def meter(description: str, total: int) -> Iterator[Meter]:
-    """Show a bar of ``total`` steps on standard error; nothing where none can be seen."""
+def meter(description: str, total: int | None) -> Iterator[Meter]:
+    """Show a bar on standard error; nothing where none can be seen.
+
+    Args:
+        description: In front of the bar.
+        total: Steps; None: nobody knows how many.
+    """
     console = Console(stderr=True)
     if not (console.is_terminal and speaks()):
         yield _Silence()

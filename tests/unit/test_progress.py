@@ -28,6 +28,19 @@ def test_on_a_terminal_the_bar_counts_and_shows_the_note(monkeypatch):
     assert "layer1.conv" in text
 
 
+def test_a_bar_of_unknown_length_counts_what_is_done(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        progress, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=100)
+    )
+    with meter("cheaper levels", None) as bar:
+        bar.advance(note="41,000 of 40,000 bytes")
+        bar.advance()
+    text = screen.getvalue()
+    assert "2/?" in text
+    assert "41,000 of 40,000 bytes" in text
+
+
 def test_of_several_processes_the_first_one_talks(monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(

@@ -16,6 +16,7 @@ from lissom.errors import BudgetError, ExportError, MeasureError
 from lissom.export.onnx import onnx_content
 from lissom.extension import ModelView
 from lissom.plan.budget import Limit, Meaning
+from lissom.progress import Meter, meter
 
 _TOLERANCE = 0.02  # of a time; two sessions of one file differ by as much
 _RESOLUTION = 1_000  # nanoseconds
@@ -75,9 +76,19 @@ def float_by_time(
         measured, JSON-ready.
     """
     try:
-        return _chosen(clock, _times(clock, network, inputs, layers), layers, write)
+        times = _times(clock, network, inputs, layers)
+        with meter("int8 or float", None) as bar:
+            return _chosen(clock, times, layers, _counted(write, bar))
     except (ExportError, MeasureError) as error:
         return frozenset(), {"not_checked": str(error)}
+
+
+def _counted(write: Callable[[Layers], bytes], bar: Meter) -> Callable[[Layers], bytes]:
+    def written(layers: Layers) -> bytes:
+        bar.advance(note=f"{len(layers)} layers in int8")
+        return write(layers)
+
+    return written
 
 
 def _chosen(

@@ -15,6 +15,7 @@ from lissom.packed.writer import PackedFile
 from lissom.plan.decision import Decision
 from lissom.plan.plan import Plan
 from lissom.plan.quantize import Quantize
+from lissom.progress import meter
 from lissom.quantization.levelled import bits_of
 from lissom.quantization.trim import Trimmable, trimmed
 
@@ -60,7 +61,14 @@ def packed_within(state: Mapping[str, Tensor], plan: Plan, limit: int) -> Smalle
         now = {name: replace(levels[name], levels=chosen[name]) for name in chosen}
         return packed_network({**state, **now}, _updated(plan, now))
 
-    chosen = trimmed(tensors, limit, lambda now: len(file_with(now).content)) if tensors else {}
+    with meter("cheaper levels", None) as bar:
+
+        def size(chosen: Mapping[str, Tensor]) -> int:
+            found = len(file_with(chosen).content)
+            bar.advance(note=f"{found:,} of {limit:,} bytes")
+            return found
+
+        chosen = trimmed(tensors, limit, size) if tensors else {}
     packed = file_with(chosen)
     if len(packed.content) > limit:
         raise BudgetError(
