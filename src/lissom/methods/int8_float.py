@@ -98,14 +98,15 @@ def _chosen(
     write: Callable[[Layers], bytes],
 ) -> tuple[Layers, dict[str, Any]]:
     everything = frozenset(layers)
+    nested = [floats for floats in _nested(times) if floats != everything]
+    if not nested:
+        return frozenset(), {}
     reference = write(everything)
 
     def measured(floats: Layers) -> TimeRatio:
         return clock.file_ratio(write(everything - floats), reference)
 
-    tried = {floats: measured(floats) for floats in _nested(times) if floats != everything}
-    if not tried:
-        return frozenset(), {}
+    tried = {floats: measured(floats) for floats in nested}
     best = _fastest(tried)
     for _ in range(_STEPS):
         wider = set(_wider(layers, best)) - tried.keys() - {everything}
