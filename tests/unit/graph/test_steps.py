@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -18,12 +19,12 @@ X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 class Block(nn.Module):
     """A convolution with batch norm, and what its forward makes of them."""
 
-    def __init__(self, forward: Callable[[Block, Tensor], Tensor], **options: object) -> None:
+    def __init__(self, forward: Callable[[Block, Tensor], Tensor], **options: Any) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 6, 3, **{"padding": 1, **options})  # type: ignore[arg-type]
+        self.conv = nn.Conv2d(3, 6, 3, padding=1, **options)
         self.norm = nn.BatchNorm2d(6, affine=options.get("groups", 1) == 1)
-        self.norm.running_mean.normal_()  # type: ignore[union-attr]
-        self.norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+        self.norm.running_mean = torch.randn(6)
+        self.norm.running_var = torch.rand(6) + 0.5
         self.follow = forward
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ def norm_first(net: Block, x: Tensor) -> Tensor:
     return net.norm(net.conv(x).relu()).relu()
 
 
-FORMS = {
+FORMS: dict[Callable[[Block, Tensor], Tensor], int] = {
     plain: 4,
     without_relu: 3,
     read_twice: 1,

@@ -36,8 +36,9 @@ def test_time_is_asked_where_no_stage_before_changes_it(
     before: tuple[set[str], ...], asked: bool
 ) -> None:
     last = Last(frozenset({"latency"}))
-    methods = [*(Held(frozenset(one)) for one in before), last]
-    check_time("view", methods, LIMIT)  # type: ignore[arg-type]
-    assert last.asked == ([("view", LIMIT)] if asked else [])
-    check_time("view", methods, None)  # type: ignore[arg-type]
+    methods: Any = [*(Held(frozenset(one)) for one in before), last]
+    view: Any = "view"
+    check_time(view, methods, LIMIT)
+    assert last.asked == ([(view, LIMIT)] if asked else [])
+    check_time(view, methods, None)
     assert len(last.asked) == int(asked)
