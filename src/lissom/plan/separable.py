@@ -70,13 +70,46 @@ class FilterCP(Factorization):
         height, width = conv.kernel_size
         sides = conv.in_channels * height, conv.in_channels * width, height * width
         check_rank(self.layer, "rank", self.rank, min(sides))
-        middle = self.rank * conv.out_channels
-        depthwise = {"in_channels": middle, "out_channels": middle, "groups": middle}
-        return OrderedDict(
-            first=conv_like(conv, out_channels=middle, bias=False, **POINTWISE),
-            core=conv_like(conv, bias=False, **depthwise, **_vertical(conv)),
-            last=conv_like(conv, in_channels=middle, groups=conv.out_channels, **_horizontal(conv)),
-        )
+        return _filter_cp_parts(conv, self.rank)
+
+
+def filter_cp_whole(module: nn.Module) -> nn.Conv2d | None:
+    """Give the convolution that a module stands for, if it is laid out as ``FilterCP`` does it.
+
+    Args:
+        module: Any module of a network.
+
+    Returns:
+        The convolution, without values (on the meta device). None where the module is something
+        else, and where the module or a part has forward hooks or parametrizations.
+    """
+    parts = dict(module.named_children())
+    if type(module) is not nn.Sequential or list(parts) != ["first", "core", "last"]:
+        return None
+    convs = [part for part in parts.values() if type(part) is nn.Conv2d]
+    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in (module, *convs))
+    if hooked or len(convs) < len(parts):
+        return None
+    first, core, last = convs
+    if core.in_channels % last.out_channels:
+        return None
+    padding: Any = core.padding
+    if not isinstance(padding, str):
+        padding = (padding[0], last.padding[1])
+    whole = nn.Conv2d(
+        first.in_channels,
+        last.out_channels,
+        (core.kernel_size[0], last.kernel_size[1]),
+        stride=(core.stride[0], last.stride[1]),
+        padding=padding,
+        dilation=(core.dilation[0], last.dilation[1]),
+        bias=last.bias is not None,
+        padding_mode=core.padding_mode,
+        device="meta",
+    )
+    expected = _filter_cp_parts(whole, core.in_channels // last.out_channels)
+    # A convolution's text names every attribute.
+    return whole if list(map(repr, convs)) == list(map(repr, expected.values())) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +151,16 @@ class TensorTrain(Factorization):
             horizontal=conv_like(conv, bias=False, **across, **_horizontal(conv)),
             last=conv_like(conv, in_channels=self.rank_out, **POINTWISE),
         )
+
+
+def _filter_cp_parts(conv: nn.Conv2d, rank: int) -> OrderedDict[str, nn.Module]:
+    middle = rank * conv.out_channels
+    depthwise = {"in_channels": middle, "out_channels": middle, "groups": middle}
+    return OrderedDict(
+        first=conv_like(conv, out_channels=middle, bias=False, **POINTWISE),
+        core=conv_like(conv, bias=False, **depthwise, **_vertical(conv)),
+        last=conv_like(conv, in_channels=middle, groups=conv.out_channels, **_horizontal(conv)),
+    )
 
 
 def _vertical(conv: nn.Conv2d) -> dict[str, Any]:

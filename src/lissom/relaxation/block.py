@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lissom.lowrank.metric import Metric, metric_for
 from lissom.plan.low_rank import ChannelSVD, Factorization, check_decomposable
 from lissom.plan.separable import SpatialSVD
 from lissom.plan.surgery import conv_like, linear_like, submodule
+from lissom.train.as_one import apply_with, in_format
 
 _DEAD = 1e-6  # share of the largest singular value below which a direction counts as absent
 _NOISE = 5e-3  # standard deviation of what is added to the identity in training from scratch
@@ -159,13 +159,13 @@ class CompressedAwareBlock(nn.Sequential):
             basis, coefficients = basis[used], coefficients[:, used]
         whole = self._whole[0]
         if basis.numel() + coefficients.numel() < len(coefficients) * whole.weight[0].numel():
-            return _apply(
-                self.last, _apply(self.first, inputs, basis), coefficients, self.last.bias
+            return apply_with(
+                self.last, apply_with(self.first, inputs, basis), coefficients, self.last.bias
             )
         # Of what autocast rounds to bf16 the product loses more than the layer itself would.
         with torch.autocast(inputs.device.type, enabled=False):
             weight = product(basis, coefficients)
-        return _apply(whole, inputs, _in_format(weight, basis), self.last.bias)
+        return apply_with(whole, inputs, in_format(weight, basis), self.last.bias)
 
     def use(self, columns: Tensor) -> None:
         """Compute with some columns alone, from now on.
@@ -217,22 +217,6 @@ def product(basis: Tensor, coefficients: Tensor) -> Tensor:
     rows = coefficients.squeeze(2).permute(0, 2, 1).reshape(-1, len(basis))  # (T kW, r)
     dense = (rows @ basis.flatten(1)).view(len(coefficients), -1, *basis.shape[1:3])
     return dense.permute(0, 2, 3, 1)
-
-
-def _apply(
-    layer: nn.Conv2d | nn.Linear, inputs: Tensor, weight: Tensor, bias: Tensor | None = None
-) -> Tensor:
-    """Apply a layer with another weight and bias."""
-    if isinstance(layer, nn.Linear):
-        return F.linear(inputs, weight, bias)
-    return layer._conv_forward(inputs, weight, bias)
-
-
-def _in_format(weight: Tensor, like: Tensor) -> Tensor:
-    """Give a kernel the memory format of another."""
-    if weight.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
-        return weight.contiguous(memory_format=torch.channels_last)
-    return weight
 
 
 def put_block(model: nn.Module, layer: str, split: str = "channel") -> CompressedAwareBlock:

@@ -18,6 +18,7 @@ from lissom.errors import DataError, LissomError, RecipeError
 from lissom.extension import Companion, StepState
 from lissom.progress import Meter, meter
 from lissom.task import Data, Task
+from lissom.train.as_one import as_one
 from lissom.train.checkpoint import Checkpoint, Snapshot
 from lissom.train.distill import RememberedTeacher, Teacher, remembering
 from lissom.train.history import EpochRecord, History
@@ -25,7 +26,7 @@ from lissom.train.log import TrainingLog
 from lissom.train.machine import Machine, choose_machine, lent, moved
 from lissom.train.processes import Processes, Weighed, fabric_for, join
 from lissom.train.schedule import MovingAverage, build_optimizer, learning_rate
-from lissom.train.seeding import own_randomness, seed_all
+from lissom.train.seeding import own_randomness, seed_all, start_epoch
 from lissom.train.settings import TrainSettings
 from lissom.train.share import parts
 from lissom.train.state import TrainingState
@@ -80,7 +81,7 @@ def train(  # noqa: PLR0913  (what is trained on what, and optional parties)
         return _history((), machine, averaged=False)
     log = TrainingLog(settings.logs, logs)
     join(settings)
-    with own_randomness(), lent(model, machine.device):
+    with own_randomness(), lent(model, machine.device), as_one(model):
         machine.take(model)
         run = _Run(model, data.train, task, settings, machine, companion)
         try:
@@ -278,13 +279,6 @@ class _Run:
     def _restore(self, snapshot: Snapshot) -> list[EpochRecord]:
         self._state.restore(snapshot.tensors, self._teacher)
         return [EpochRecord(**record) for record in snapshot.facts["epochs"]]
-
-
-def start_epoch(loader: object, epoch: int) -> None:
-    """Tell a loader, or its sampler, which epoch comes, if it wants to know."""
-    for listener in (loader, getattr(loader, "sampler", None)):
-        if hasattr(listener, "set_epoch"):
-            listener.set_epoch(epoch)
 
 
 def _length(loader: Any) -> int:

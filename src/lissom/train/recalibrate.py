@@ -14,9 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lissom.errors import DataError
 from lissom.task import Data, Task
 from lissom.train.history import Recalibration
-from lissom.train.loop import start_epoch
 from lissom.train.machine import choose_device, lent, moved
-from lissom.train.seeding import own_randomness, seed_all
+from lissom.train.seeding import own_randomness, seed_all, start_epoch
 from lissom.train.settings import TrainSettings
 
 _SHARES = (0.0, 0.5, 1.0)

@@ -18,6 +18,13 @@ def seed_all(*key: int) -> None:
     torch.manual_seed(int(state[2]))
 
 
+def start_epoch(loader: object, epoch: int) -> None:
+    """Tell a loader, or its sampler, which epoch comes, if it wants to know."""
+    for listener in (loader, getattr(loader, "sampler", None)):
+        if hasattr(listener, "set_epoch"):
+            listener.set_epoch(epoch)
+
+
 @contextmanager
 def own_randomness() -> Iterator[None]:
     """Restore all generators to what they were before the block."""
