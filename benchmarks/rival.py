@@ -57,7 +57,7 @@ class Variant:
         sparse: ``no``: pruned by ``ranking``, then trained for all epochs; ``matched``: regularised
             until the cut, as strongly as keeps the published product of pressure and summed
             learning rates; ``published``: with the published pressure, in however few steps.
-        rate_factor: Peak learning rate, as a multiple of recovery's.
+        rate_factor: Peak learning rate, as a multiple of ``base_rate``.
         ranking: Without sparse training, what channels are ranked by: ``magnitude``, or ``taylor``
             (the loss's gradients on 2,048 training images).
     """
@@ -112,7 +112,7 @@ def train_rival(recipe: Recipe, name: str, folder: Path) -> dict[str, Any]:
     variant = VARIANTS[name]
     loaded = data_of(recipe)
     given = recipe.train_settings()
-    settings = replace(given, learning_rate=given.learning_rate * variant.rate_factor)
+    settings = replace(given, learning_rate=given.base_rate * variant.rate_factor)
     model = network_of(recipe.model)[0].eval()
     inputs = loaded.example_inputs
     cost = capture(model, inputs).cost

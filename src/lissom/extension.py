@@ -95,7 +95,7 @@ class Trainer(Protocol):
         Args:
             model: The network.
             companion: Takes part in every step.
-            rate_factor: Multiplies the run's peak learning rate.
+            rate_factor: Multiplies the run's learning rate, 0.004 where none is set.
 
         Returns:
             The history, JSON-ready.

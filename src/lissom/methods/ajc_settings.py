@@ -63,7 +63,8 @@ class AjcSettings:
             budget, or ``plain``, at ``start_bits`` everywhere, with a ramp down to the budget;
             ``order`` and ``allocation`` as ablations always start so.
         start_bits: Bits per weight, sign included, of a plain start.
-        rate_factor: Peak learning rate of the weights, as a multiple of recovery's.
+        rate_factor: Peak learning rate of the weights, as a multiple of ``recover.learning_rate``,
+            0.004 where that is not set.
         quantizer_rate: Peak learning rate of steps, thresholds and ranges (Adam); None: 0.001, and
             more in short trainings.
         ramp_start: Of a plain start: share of the training after which the size that is aimed at

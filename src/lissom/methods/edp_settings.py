@@ -35,10 +35,9 @@ class EdpSettings:
             (reweighted lasso) or ``norm`` (group lasso), which ``faithful`` always has.
         merge: Pairs become one layer where that costs no more (``cost``), where it is faster as
             measured (``time``), or ``never``.
-        rate_factor: Peak learning rate, as a multiple of recovery's, which is meant for networks
-            that are already what they will be. High rates forget what trained weights have
-            memorised; set 1 where ``recover.learning_rate`` is high already. -1: 5, but 1 from
-            scratch and in ``faithful``.
+        rate_factor: Peak learning rate, as a multiple of ``recover.learning_rate``, 0.004 where
+            that is not set. High rates forget what trained weights have memorised; set 1 where it
+            is high already. -1: 5, but 1 from scratch and in ``faithful``.
         statistics_images: Calibration images for the input covariances.
         ramp_start: Of ``budget``, as the four below: share of the training after which the target
             cost begins to fall.
@@ -136,7 +135,7 @@ class EdpSettings:
 
     @property
     def rate(self) -> float:
-        """Give the peak learning rate as a multiple of recovery's."""
+        """Give the peak learning rate as a multiple of the run's."""
         if self.rate_factor != -1:
             return self.rate_factor
         return _RATE if self.mode == "budget" and self.start == "trained" else 1.0

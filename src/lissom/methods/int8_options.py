@@ -26,7 +26,8 @@ class Int8Options:
             ``auto``: the one that does the least harm.
         calibration_images: They are observed on, and harm is measured on.
         epochs: Of the tuning; None: a fifth of the run's, rounded up; 0: ranges as observed.
-        rate_factor: Of the tuning's peak learning rate, relative to recovery's.
+        rate_factor: Of the tuning's peak learning rate, as a multiple of ``recover.learning_rate``,
+            0.004 where that is not set.
         range_rate: Learning rate of the ranges' logarithms.
         keep_float: How many layers stay float, those that harm most alone.
         reduce_range: Weights in at most 7 bits, for CPUs without VNNI.

@@ -58,7 +58,7 @@ class Training:
         def train_with(
             model: nn.Module, companion: Companion, *, rate_factor: float = 1.0
         ) -> Mapping[str, Any]:
-            rate = rate_factor * self.settings.learning_rate
+            rate = rate_factor * self.settings.base_rate
             name = f"method{next(numbers)}"
             identity = json.dumps({"method": method, "original": fingerprint(network, {})})
             history = train(

@@ -254,7 +254,7 @@ class _Run:
             raise LissomError(
                 f"training diverged: the loss is {total} at epoch {epoch + 1}, step {step + 1} "
                 "(expected a finite number); try a smaller learning_rate "
-                f"(now {self._settings.learning_rate}), clip_norm=1 or precision=32, and look for "
+                f"(now {self._settings.peak_rate:g}), clip_norm=1 or precision=32, and look for "
                 "NaN in the data and the weights"
             )
 

@@ -47,10 +47,10 @@ def build_optimizer(
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":
         betas = (settings.momentum, 0.999)
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas)
+        return torch.optim.AdamW(groups, lr=settings.peak_rate, betas=betas)
     nesterov = settings.momentum > 0
     return torch.optim.SGD(
-        groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=nesterov
+        groups, lr=settings.peak_rate, momentum=settings.momentum, nesterov=nesterov
     )
 
 
@@ -87,11 +87,11 @@ def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
     """
     warmup = min(settings.warmup_steps, steps // 10)
     if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
+        return settings.peak_rate * (step + 1) / warmup
     if settings.schedule == "steps":
-        return settings.learning_rate * 0.1 ** sum(step >= share * steps for share in _DROPS)
+        return settings.peak_rate * 0.1 ** sum(step >= share * steps for share in _DROPS)
     progress = (step - warmup) / max(1, steps - warmup)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    return settings.peak_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class MovingAverage:

@@ -14,7 +14,8 @@ class TrainSettings:
     Attributes:
         epochs: Passes over the training set; 0 trains nothing.
         optimizer: ``sgd`` (Nesterov) or ``adamw``.
-        learning_rate: Peak, reached after the warm-up.
+        learning_rate: Peak, reached after the warm-up. None: 0.004 for up to 2 epochs, which stays
+            close to the start, 0.01 for more.
         schedule: What follows: ``cosine`` down to 0; ``steps``: x 0.1 at half and three quarters.
         momentum: Of SGD; AdamW's first beta.
         weight_decay: On weights; norm parameters and biases have none.
@@ -41,7 +42,7 @@ class TrainSettings:
 
     epochs: int = 10
     optimizer: str = "sgd"
-    learning_rate: float = 0.004
+    learning_rate: float | None = None
     schedule: str = "cosine"
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -71,7 +72,7 @@ class TrainSettings:
         for field, (low, high, expected) in _RANGES.items():
             if not low <= getattr(self, field) <= high:
                 raise RecipeError(f"{field}={getattr(self, field)}: expected {expected}")
-        if not (self.learning_rate > 0 and self.temperature > 0):
+        if not (self.peak_rate > 0 and self.temperature > 0):
             raise RecipeError(
                 f"learning_rate={self.learning_rate}, temperature={self.temperature}: "
                 "expected positive numbers"
@@ -84,11 +85,24 @@ class TrainSettings:
             )
 
     @property
+    def peak_rate(self) -> float:
+        """Give the peak learning rate of a recovery of this length."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return _SHORT_RATE if self.epochs <= _SHORT else _LONG_RATE
+
+    @property
+    def base_rate(self) -> float:
+        """Give the learning rate of which methods that train state multiples, at any length."""
+        return _SHORT_RATE if self.learning_rate is None else self.learning_rate
+
+    @property
     def logs(self) -> tuple[str, ...]:
         """Give the kinds of log, each once."""
         return tuple(dict.fromkeys(kind.strip() for kind in self.log.split(",") if kind.strip()))
 
 
+_SHORT, _SHORT_RATE, _LONG_RATE = 2, 0.004, 0.01
 _INFINITY = float("inf")
 _CHOICES = {
     "optimizer": ("sgd", "adamw"),

@@ -27,3 +27,15 @@ def test_defaults_are_valid():
 def test_refuses(field, value, message):
     with pytest.raises(RecipeError, match=message):
         TrainSettings(**{field: value})
+
+
+@pytest.mark.parametrize(("epochs", "rate"), [(1, 0.004), (2, 0.004), (3, 0.01), (60, 0.01)])
+def test_a_long_recovery_has_a_higher_rate(epochs, rate):
+    settings = TrainSettings(epochs=epochs)
+    assert (settings.peak_rate, settings.base_rate) == (rate, 0.004)
+
+
+def test_a_rate_that_is_given_holds_at_any_length():
+    for epochs in (1, 60):
+        settings = TrainSettings(epochs=epochs, learning_rate=0.03)
+        assert settings.peak_rate == settings.base_rate == 0.03
