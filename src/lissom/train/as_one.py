@@ -76,7 +76,7 @@ class _AsOne(nn.Sequential):
         # Of what autocast rounds to bf16 the product loses more than the layer itself would.
         with torch.autocast(inputs.device.type, enabled=False):
             weight = family_named(FilterCP.kind).compose(factors)
-        weight = in_format(weight, self.first.weight)
+        weight = in_format(weight, inputs)
         return apply_with(self.whole[0], inputs, weight, self.last.bias)
 
 

@@ -164,3 +164,12 @@ def test_training_computes_as_one_and_learns_the_parts(data, monkeypatch) -> Non
     for name, value in one.state_dict().items():
         torch.testing.assert_close(value, parts.state_dict()[name], rtol=1e-3, atol=1e-4)
     assert not any(torch.equal(value, start[name]) for name, value in one[0].state_dict().items())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_maps_keep_the_memory_format_of_the_inputs(layout) -> None:
+    network = decomposed()
+    images = torch.randn(2, 6, 5, 5).contiguous(memory_format=layout)
+    with as_one(network):
+        maps = network(images)
+    assert maps.is_contiguous(memory_format=layout)
