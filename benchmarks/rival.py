@@ -1,10 +1,13 @@
 """Torch-Pruning in our training loop: its choice of channels and its sparse training, our epochs.
 
-Both sides start from the same weights and see the same images, teacher, learning rates and seed, in
-the same number of epochs, and their batch norms are recalibrated alike. As in Torch-Pruning's own
-script for CIFAR, channels fall in 400 small steps of one global ranking without training between
-them, until the MACs (our counter's) meet the budget; nothing is rounded. Only the inner channels of
-the residual blocks are offered: the stem, the blocks' outputs and the classifier stay.
+Both sides start from the same weights and see the same images, teacher and seed, in the same number
+of epochs, and their batch norms are recalibrated alike. A rival's peak learning rate is
+``base_rate`` (0.004) or what its name says: compare it with ours at the same one.
+
+As in Torch-Pruning's own script for CIFAR, channels fall in 400 small steps of one global ranking
+without training between them, until the MACs (our counter's) meet the budget; nothing is rounded.
+Only the inner channels of the residual blocks are offered: the stem, the blocks' outputs and the
+classifier stay.
 """
 
 from __future__ import annotations

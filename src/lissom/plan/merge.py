@@ -13,6 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from lissom.errors import UnsupportedLayer
 from lissom.plan.decision import Decision
 from lissom.plan.fields import Fields
+from lissom.plan.separable import joined_halves
 from lissom.plan.surgery import conv_like, linear_like, replace_module, submodule
 
 _NAMES = (["first", "last"], ["first", "core", "last"])
@@ -129,14 +130,7 @@ def _geometry(product: _Product) -> dict[str, Any]:
     vertical, horizontal = both
     assert isinstance(vertical, nn.Conv2d)
     assert isinstance(horizontal, nn.Conv2d)
-    joined = {
-        name: (getattr(vertical, name)[0], getattr(horizontal, name)[1])
-        for name in ("kernel_size", "stride", "dilation")
-    }
-    padding = vertical.padding
-    if not isinstance(padding, str):
-        padding = (padding[0], int(horizontal.padding[1]))
-    return {**joined, "padding": padding}
+    return joined_halves(vertical, horizontal)
 
 
 def _product(model: nn.Module, layer: str) -> _Product:

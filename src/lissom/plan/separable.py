@@ -93,20 +93,9 @@ def filter_cp_whole(module: nn.Module) -> nn.Conv2d | None:
     first, core, last = convs
     if core.in_channels % last.out_channels:
         return None
-    padding: Any = core.padding
-    if not isinstance(padding, str):
-        padding = (padding[0], last.padding[1])
-    whole = nn.Conv2d(
-        first.in_channels,
-        last.out_channels,
-        (core.kernel_size[0], last.kernel_size[1]),
-        stride=(core.stride[0], last.stride[1]),
-        padding=padding,
-        dilation=(core.dilation[0], last.dilation[1]),
-        bias=last.bias is not None,
-        padding_mode=core.padding_mode,
-        device="meta",
-    )
+    sides = {"in_channels": first.in_channels, "out_channels": last.out_channels, "groups": 1}
+    bias = last.bias is not None
+    whole = conv_like(core, bias=bias, device="meta", **sides, **joined_halves(core, last))
     expected = _filter_cp_parts(whole, core.in_channels // last.out_channels)
     # A convolution's text names every attribute.
     return whole if list(map(repr, convs)) == list(map(repr, expected.values())) else None
@@ -161,6 +150,18 @@ def _filter_cp_parts(conv: nn.Conv2d, rank: int) -> OrderedDict[str, nn.Module]:
         core=conv_like(conv, bias=False, **depthwise, **_vertical(conv)),
         last=conv_like(conv, in_channels=middle, groups=conv.out_channels, **_horizontal(conv)),
     )
+
+
+def joined_halves(vertical: nn.Conv2d, horizontal: nn.Conv2d) -> dict[str, Any]:
+    """Give the attributes of the convolution whose halves these are."""
+    joined = {
+        name: (getattr(vertical, name)[0], getattr(horizontal, name)[1])
+        for name in ("kernel_size", "stride", "dilation")
+    }
+    padding = vertical.padding
+    if not isinstance(padding, str):
+        padding = (padding[0], int(horizontal.padding[1]))
+    return {**joined, "padding": padding}
 
 
 def _vertical(conv: nn.Conv2d) -> dict[str, Any]:
