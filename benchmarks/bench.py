@@ -142,6 +142,7 @@ def compressed(
             section: {name: report.get(section, learned).get(name) for name in fields}
             for section, fields in sections.items()
         },
+        "peak_rate": report["evidence"]["recovery"][-1]["peak_rate"],
         "seconds": report["provenance"]["seconds"],
         "machine": report["provenance"]["machine"],
         "versions": report["provenance"]["versions"],

@@ -68,8 +68,15 @@ def filter_cp(weight: Tensor, rank: int, *, covariance: Tensor | None = None) ->
 
 
 def compose_filter_cp(first: Tensor, core: Tensor, last: Tensor) -> Tensor:
-    """Give the dense kernel (T, S, kH, kW) that the factors of ``filter_cp`` stand for."""
-    return torch.einsum("trs,tri,trj->tsij", first, core, last)
+    """Give the dense kernel (T, S, kH, kW) that the factors of ``filter_cp`` stand for.
+
+    It is laid out as channels last.
+    """
+    kernels = (core[:, :, :, None] * last[:, :, None]).flatten(2)  # (T, R, kH kW)
+    composed = kernels.transpose(1, 2) @ first  # (T, kH kW, S)
+    filters, _, channels = composed.shape
+    shape = filters, core.shape[2], last.shape[2], channels
+    return composed.reshape(shape).permute(0, 3, 1, 2)
 
 
 def full_rank(channels: int, height: int, width: int) -> int:

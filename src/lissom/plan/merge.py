@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from lissom.errors import UnsupportedLayer
 from lissom.plan.decision import Decision
 from lissom.plan.fields import Fields
-from lissom.plan.separable import joined_halves
+from lissom.plan.separable import are_halves, joined_halves
 from lissom.plan.surgery import conv_like, linear_like, replace_module, submodule
 
 _NAMES = (["first", "last"], ["first", "core", "last"])
@@ -185,7 +185,7 @@ def _windows(layer: str, parts: dict[str, nn.Conv2d | nn.Linear]) -> tuple[int, 
     """Find the parts that are more than a matrix at each position; if none, where one would be."""
     windows = [index for index, part in enumerate(parts.values()) if not _is_pointwise(part)]
     found = [part for index, part in enumerate(parts.values()) if index in windows]
-    if len(windows) > 2 or (len(windows) == 2 and not _are_separate(*found)):
+    if len(windows) > 2 or (len(windows) == 2 and not are_halves(*found)):
         names = " and ".join(list(parts)[index] for index in windows)
         raise UnsupportedLayer(
             f"{layer}: merging needs at most one part that is not 1x1 with stride 1 and without "
@@ -193,20 +193,6 @@ def _windows(layer: str, parts: dict[str, nn.Conv2d | nn.Linear]) -> tuple[int, 
             "decomposed"
         )
     return tuple(windows) or (len(parts) - 2,)
-
-
-def _are_separate(first: nn.Conv2d | nn.Linear, second: nn.Conv2d | nn.Linear) -> bool:
-    """Tell whether the first part leaves columns alone, the second rows, and both pad alike."""
-    if not (isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)):
-        return False
-    if first.padding_mode != second.padding_mode or type(first.padding) is not type(second.padding):
-        return False
-    return _leaves(first, 1) and _leaves(second, 0)
-
-
-def _leaves(conv: nn.Conv2d, axis: int) -> bool:
-    padding = 0 if isinstance(conv.padding, str) else conv.padding[axis]
-    return (conv.kernel_size[axis], conv.stride[axis], padding) == (1, 1, 0)
 
 
 def _check_biases(layer: str, parts: dict[str, nn.Conv2d | nn.Linear]) -> None:

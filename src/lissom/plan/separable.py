@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 from torch import nn
 
@@ -81,17 +81,17 @@ def filter_cp_whole(module: nn.Module) -> nn.Conv2d | None:
 
     Returns:
         The convolution, without values (on the meta device). None where the module is something
-        else, and where the module or a part has forward hooks or parametrizations.
+        else, and where the module or a part does more than that: hooks, parametrizations, weights
+        that are no parameters, a ``forward`` of its own.
     """
     parts = dict(module.named_children())
     if type(module) is not nn.Sequential or list(parts) != ["first", "core", "last"]:
         return None
-    convs = [part for part in parts.values() if type(part) is nn.Conv2d]
-    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in (module, *convs))
-    if hooked or len(convs) < len(parts):
+    convs = [part for part in parts.values() if _is_plain(part)]
+    if len(convs) < len(parts) or does_more(module):
         return None
     first, core, last = convs
-    if core.in_channels % last.out_channels:
+    if core.in_channels % last.out_channels or not are_halves(core, last):
         return None
     sides = {"in_channels": first.in_channels, "out_channels": last.out_channels, "groups": 1}
     bias = last.bias is not None
@@ -99,6 +99,40 @@ def filter_cp_whole(module: nn.Module) -> nn.Conv2d | None:
     expected = _filter_cp_parts(whole, core.in_channels // last.out_channels)
     # A convolution's text names every attribute.
     return whole if list(map(repr, convs)) == list(map(repr, expected.values())) else None
+
+
+def does_more(module: nn.Module) -> bool:
+    """Tell whether calling a module does more than its class's ``forward``."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return any(hooks) or "forward" in vars(module)
+
+
+def are_halves(vertical: nn.Module, horizontal: nn.Module) -> bool:
+    """Tell whether one convolution leaves columns alone, another rows, and both pad alike."""
+    if not (isinstance(vertical, nn.Conv2d) and isinstance(horizontal, nn.Conv2d)):
+        return False
+    if vertical.padding_mode != horizontal.padding_mode:
+        return False
+    if type(vertical.padding) is not type(horizontal.padding):
+        return False
+    return _leaves(vertical, 1) and _leaves(horizontal, 0)
+
+
+def joined_halves(vertical: nn.Conv2d, horizontal: nn.Conv2d) -> dict[str, Any]:
+    """Give the attributes of the convolution whose halves (``are_halves``) these are."""
+    joined = {
+        name: (getattr(vertical, name)[0], getattr(horizontal, name)[1])
+        for name in ("kernel_size", "stride", "dilation")
+    }
+    padding = vertical.padding
+    if not isinstance(padding, str):
+        padding = (padding[0], int(horizontal.padding[1]))
+    return {**joined, "padding": padding}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +186,14 @@ def _filter_cp_parts(conv: nn.Conv2d, rank: int) -> OrderedDict[str, nn.Module]:
     )
 
 
-def joined_halves(vertical: nn.Conv2d, horizontal: nn.Conv2d) -> dict[str, Any]:
-    """Give the attributes of the convolution whose halves these are."""
-    joined = {
-        name: (getattr(vertical, name)[0], getattr(horizontal, name)[1])
-        for name in ("kernel_size", "stride", "dilation")
-    }
-    padding = vertical.padding
-    if not isinstance(padding, str):
-        padding = (padding[0], int(horizontal.padding[1]))
-    return {**joined, "padding": padding}
+def _is_plain(part: nn.Module) -> TypeGuard[nn.Conv2d]:
+    own = type(part) is nn.Conv2d and isinstance(part._parameters.get("weight"), nn.Parameter)
+    return own and not does_more(part)
+
+
+def _leaves(conv: nn.Conv2d, axis: int) -> bool:
+    padding = 0 if isinstance(conv.padding, str) else conv.padding[axis]
+    return (conv.kernel_size[axis], conv.stride[axis], padding) == (1, 1, 0)
 
 
 def _vertical(conv: nn.Conv2d) -> dict[str, Any]:

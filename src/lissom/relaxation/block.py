@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lissom.lowrank.metric import Metric, metric_for
+from lissom.plan.functional import apply_with, in_format
 from lissom.plan.low_rank import ChannelSVD, Factorization, check_decomposable
 from lissom.plan.separable import SpatialSVD
 from lissom.plan.surgery import conv_like, linear_like, submodule
-from lissom.train.as_one import apply_with, in_format
 
 _DEAD = 1e-6  # share of the largest singular value below which a direction counts as absent
 _NOISE = 5e-3  # standard deviation of what is added to the identity in training from scratch

@@ -78,7 +78,7 @@ def train(  # noqa: PLR0913  (what is trained on what, and optional parties)
     """
     machine = choose_machine(settings)
     if settings.epochs == 0:
-        return _history((), machine, averaged=False)
+        return History((), str(machine.device), machine.precision, machine.channels_last)
     log = TrainingLog(settings.logs, logs)
     join(settings)
     with own_randomness(), lent(model, machine.device), as_one(model):
@@ -90,12 +90,14 @@ def train(  # noqa: PLR0913  (what is trained on what, and optional parties)
         finally:
             run.leave()
             log.close()
-    return _history(tuple(records), machine, averaged=settings.ema > 0)
-
-
-def _history(records: tuple[EpochRecord, ...], machine: Machine, *, averaged: bool) -> History:
-    device, precision = str(machine.device), machine.precision
-    return History(records, device, precision, machine.channels_last, averaged)
+    return History(
+        tuple(records),
+        str(machine.device),
+        machine.precision,
+        machine.channels_last,
+        peak_rate=settings.peak_rate,
+        averaged=settings.ema > 0,
+    )
 
 
 class _Run:

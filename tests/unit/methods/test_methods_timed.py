@@ -112,6 +112,19 @@ def test_a_limit_that_nothing_keeps_names_what_was_reached():
         run(search(Stuck(0), original_us=1800))
 
 
+@pytest.mark.parametrize("busy", [2.2, 4.0, 9.0])
+def test_on_a_busy_machine_all_else_is_taken_to_shrink_with_the_layers(busy):
+    """Whole networks are slowed then, the single layers are not: no room would be left for them."""
+    size, facts = run(search(FakeClock(rest_us=100, factor=busy)))
+    assert 0.9 * (100 + busy * 1000) / 2 <= 100 + busy * size <= (100 + busy * 1000) / 2
+    assert abs(facts["attempts"][0]["prediction_error"]) < 0.06
+
+
+def test_what_is_too_slow_even_then_is_refused_by_the_search():
+    with pytest.raises(BudgetError, match="nothing on the menu"):
+        run(search(FakeClock(rest_us=100), "latency=10us"))
+
+
 def test_without_a_clock_there_is_nothing_to_search_by(view):
     with pytest.raises(BudgetError, match="nothing can be timed here"):
         TimedSearch.of(view, Budget.parse("latency=0.5").latency, 1)

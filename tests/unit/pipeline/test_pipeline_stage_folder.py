@@ -65,6 +65,7 @@ OUTCOME = Outcome(
         "cpu",
         "32",
         "no",
+        peak_rate=0.01,
         averaged=True,
         recalibration=Recalibration(16, ((0.0, 0.3), (0.5, 0.2)), 0.5),
     ),

@@ -100,7 +100,7 @@ class Learner:
     trains = True
 
     def __init__(self, dies_at: int = -1, says: bool = True) -> None:
-        self.dies_at, self.says, self.scores = dies_at, says, []
+        self.dies_at, self.says, self.scores, self.rates = dies_at, says, [], []
 
     def smallest(self, view: ModelView) -> Cost:
         return Cost(1, 1, 32)
@@ -110,8 +110,9 @@ class Learner:
         assert view.train is not None
         assert view.score is not None
         first = view.train(model, Decay(model, -1))
-        second = view.train(model, Decay(model, self.dies_at))
+        second = view.train(model, Decay(model, self.dies_at), rate_factor=5.0)
         assert first != second
+        self.rates = [first["peak_rate"], second["peak_rate"]]
         self.scores.append(view.score(model))
         values = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         history = second if self.says else None
@@ -156,6 +157,17 @@ def test_a_method_that_keeps_its_training_to_itself_is_recovered(
     result = run(network, data, Learner(says=False), tmp_path)
     assert len(result.report.stages[0].history.epochs) == 3
     assert (tmp_path / "stage0" / "training" / "train.safetensors").exists()
+
+
+@pytest.mark.parametrize(("given", "stated"), [({}, 0.02), ({"learning_rate": 0.002}, 0.01)])
+def test_methods_state_their_rates_in_multiples_of_the_base(
+    network: nn.Module, data: Data, given: dict[str, float], stated: float
+) -> None:
+    """At any length; a recovery of three epochs has a peak of its own."""
+    method = Learner(says=False)
+    result = run(network, data, method, **given)
+    assert method.rates == pytest.approx([stated / 5, stated])
+    assert result.report.stages[0].history.peak_rate == given.get("learning_rate", 0.01)
 
 
 def test_every_training_has_a_log_of_its_own(

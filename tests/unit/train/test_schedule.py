@@ -16,6 +16,18 @@ def test_learning_rate_rises_and_falls():
     assert max(rates) == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize(("epochs", "peak"), [(2, 0.004), (3, 0.01)])
+def test_without_a_rate_the_peak_is_that_of_the_length(epochs, peak):
+    settings = TrainSettings(epochs=epochs, warmup_steps=0)
+    assert learning_rate(0, 100, settings) == peak
+    steps = TrainSettings(epochs=epochs, warmup_steps=0, schedule="steps")
+    assert learning_rate(0, 100, steps) == peak
+    warm = TrainSettings(epochs=epochs, warmup_steps=10)
+    assert learning_rate(0, 100, warm) == pytest.approx(peak / 10)
+    (group,) = build_optimizer(nn.Linear(2, 2, bias=False), settings).param_groups
+    assert group["lr"] == peak
+
+
 def test_warm_up_is_at_most_a_tenth():
     settings = TrainSettings(learning_rate=1.0, warmup_steps=1000)
     assert learning_rate(2, 30, settings) == 1.0
