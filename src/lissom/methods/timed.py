@@ -58,12 +58,11 @@ class Timed(Generic[C]):
 class TimedSearch(Generic[C]):
     """Finds what keeps a limit on latency, as measured.
 
-    Beside its weight layers a network takes time for what no decision changes: that is the
-    difference between the network that is there and the sum of its layers. What it comes to in the
-    new network is measured, and the search repeated with that: the limit is approached from both
-    sides. Where that difference alone leaves no room for layers, all else is taken to shrink with
-    them: on a busy machine whole networks are slowed several times, single layers, of which the
-    quick runs count, are not.
+    A network takes more than the sum of its weight layers: additions, pooling, starting operators.
+    That is taken to grow and shrink with the layers, in the proportion of the network that was
+    measured last, at first the one that is there. So the limit is approached from both sides, and a
+    busy machine, which slows whole networks but not the quick runs by which single layers are
+    timed, leaves room for layers all the same.
 
     Attributes:
         clock: Runs the networks.
@@ -119,22 +118,23 @@ class TimedSearch(Generic[C]):
             BudgetError: ``solve`` finds nothing at first, or no candidate keeps the limit.
         """
         now_ms, original_ms = self.clock.milliseconds(self.model, self.original)
-        aim, layers_ms = self.limit.resolve(original_ms), self.layers_ms
+        pace, aim = now_ms / self.layers_ms, self.limit.resolve(original_ms)
         tried: list[Timed[C]] = []
         for _ in range(_ATTEMPTS):
             share = 1.0 if all(one.met for one in tried) else _AGAIN
             try:
-                candidate, predict = _solution(solve, share * aim, now_ms, layers_ms)
+                candidate = solve(max(int(share * aim / pace * 1e6), 1))
             except BudgetError:
                 if not tried:
                     raise
                 break
             layers_ms = layers(candidate) / 1e6
-            now_ms, beside_ms = self.clock.milliseconds(build(candidate), self.original)
-            aim = self.limit.resolve(beside_ms)
-            tried.append(Timed(candidate, layers_ms, predict(layers_ms), now_ms, aim))
+            new_ms, beside_ms = self.clock.milliseconds(build(candidate), self.original)
+            predicted_ms, aim = pace * layers_ms, self.limit.resolve(beside_ms)
+            tried.append(Timed(candidate, layers_ms, predicted_ms, new_ms, aim))
             if _settled(tried):
                 break
+            pace = new_ms / layers_ms
         return self._best(tried, original_ms)
 
     def _best(self, tried: list[Timed[C]], original_ms: float) -> tuple[C, dict[str, Any]]:
@@ -155,29 +155,6 @@ class TimedSearch(Generic[C]):
             "chosen": next(place for place, one in enumerate(tried) if one is best),
         }
         return best.candidate, facts
-
-
-def _solution(
-    solve: Callable[[int], C], aim_ms: float, network_ms: float, layers_ms: float
-) -> tuple[C, Callable[[float], float]]:
-    """Find what should keep a limit, and how a network's time follows from that of its layers.
-
-    Args:
-        solve: Of ``TimedSearch.run``.
-        aim_ms: The limit.
-        network_ms: What the last network took.
-        layers_ms: Sum of the times of its weight layers.
-
-    Raises:
-        BudgetError: There is nothing, even if all else shrinks with the layers.
-    """
-    rest, pace = network_ms - layers_ms, network_ms / layers_ms
-    try:
-        return solve(max(int((aim_ms - rest) * 1e6), 1)), lambda layers: layers + rest
-    except BudgetError:
-        if rest <= 0:
-            raise
-    return solve(max(int(aim_ms / pace * 1e6), 1)), lambda layers: layers * pace
 
 
 def _settled(tried: list[Timed[C]]) -> bool:

@@ -46,8 +46,8 @@ def latencies(
 ) -> Latencies:
     """Time the original, the compressed network and what else there is beside each other.
 
-    The compressed network's time is predicted, too: the original's, less what its weight layers
-    take one by one, plus what the new ones take.
+    The compressed network's time is predicted, too: the original's, in the proportion of what the
+    weight layers of both take one by one.
 
     Args:
         given: Both networks, and others.
@@ -59,7 +59,7 @@ def latencies(
         layers. Of all but the original ``ratio``, ``ratio_low``, ``ratio_high`` (``TimeRatio``, to
         the original); of the others ``ratio_to_compressed``; of the compressed network
         ``predicted_ms`` and ``prediction_error`` (predicted / measured - 1). On a machine too busy
-        to time single layers ``not_predicted`` says so instead.
+        to time single layers, or without one, ``not_predicted`` says so instead.
 
     Raises:
         ExportError: The runtime can't run one.
@@ -77,7 +77,9 @@ def latencies(
         layers = tuple(map(clock.layers_ms, networks))
     except MeasureError as error:
         return [before, after | {"not_predicted": str(error)}, *others]
-    predicted = before["median_ms"] - layers[0] + layers[1]
+    if not layers[0]:
+        return [before, after | {"not_predicted": "no layer can be timed by itself"}, *others]
+    predicted = before["median_ms"] * layers[1] / layers[0]
     after |= {"layers_ms": layers[1], "predicted_ms": predicted}
     after["prediction_error"] = predicted / after["median_ms"] - 1
     return [before | {"layers_ms": layers[0]}, after, *others]

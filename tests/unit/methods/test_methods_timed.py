@@ -50,13 +50,20 @@ def run(found, sizes=range(10, 1001, 10)):
     return found.run(solve, lambda size: size * 1000, Network)
 
 
-def test_what_no_decision_changes_is_left_out_of_the_limit():
-    clock = FakeClock(rest_us=200)
+def test_all_else_is_taken_to_shrink_with_the_layers():
+    clock = FakeClock(rest_us=0, factor=1.2)
     size, facts = run(search(clock))
-    assert size == 400  # half of 1200 us, less 200
+    assert size == 500
     assert len(facts["attempts"]) == 1
     assert facts["attempts"][0]["prediction_error"] == pytest.approx(0)
     assert clock.runs == 2
+
+
+def test_what_does_not_shrink_is_found_out():
+    clock = FakeClock(rest_us=200)
+    size, facts = run(search(clock))
+    assert size == 400  # half of 1200 us, less 200
+    assert [one["layers_ms"] for one in facts["attempts"]] == [0.5, 0.42, 0.4]
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.3])
@@ -113,8 +120,8 @@ def test_a_limit_that_nothing_keeps_names_what_was_reached():
 
 
 @pytest.mark.parametrize("busy", [2.2, 4.0, 9.0])
-def test_on_a_busy_machine_all_else_is_taken_to_shrink_with_the_layers(busy):
-    """Whole networks are slowed then, the single layers are not: no room would be left for them."""
+def test_a_busy_machine_leaves_room_for_layers(busy):
+    """Whole networks are slowed then, the single layers are not."""
     size, facts = run(search(FakeClock(rest_us=100, factor=busy)))
     assert 0.9 * (100 + busy * 1000) / 2 <= 100 + busy * size <= (100 + busy * 1000) / 2
     assert abs(facts["attempts"][0]["prediction_error"]) < 0.06

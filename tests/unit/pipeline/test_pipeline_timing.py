@@ -38,13 +38,19 @@ def timed(before, after, layers):
     return latencies((Path("a"), Path("b")), NETWORKS, KnownClock(before, after, layers))
 
 
-def test_what_does_not_change_is_taken_from_the_original():
+def test_all_else_is_predicted_to_shrink_with_the_layers():
     before, after = timed(2.0, 1.0, (1.5, 0.6))
     assert (before["median_ms"], before["layers_ms"]) == (2.0, 1.5)
-    assert after["predicted_ms"] == pytest.approx(1.1)
-    assert after["prediction_error"] == pytest.approx(0.1)
+    assert after["predicted_ms"] == pytest.approx(0.8)
+    assert after["prediction_error"] == pytest.approx(-0.2)
     assert (after["ratio"], after["ratio_low"], after["ratio_high"]) == (0.5, 0.5, 0.5)
     assert list(slowness(before, after)) == []
+
+
+def test_without_layers_to_time_nothing_is_predicted():
+    _, after = timed(2.0, 1.0, (0.0, 0.0))
+    assert after["not_predicted"] == "no layer can be timed by itself"
+    assert "predicted_ms" not in after
 
 
 @pytest.mark.parametrize(
