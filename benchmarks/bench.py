@@ -34,6 +34,7 @@ WEIGHTS = {
 }
 DIGITS = "digits_resnet"
 FIGURES = ("params", "macs", "size_bytes", "latency_ms", "peak_memory_bytes", "accuracy")
+TIME = ("ratio", "ratio_low", "ratio_high", "predicted_ms", "prediction_error")
 SETTINGS = {"cifar10": (), "digits": ("recover.learning_rate=0.02", "recover.warmup_steps=20")}
 _DIGITS_ORIGINAL = TrainSettings(epochs=20, learning_rate=0.1, distillation=0.0, warmup_steps=50)
 Figures = dict[str, Any] | None
@@ -112,7 +113,12 @@ def run_rows(
 
 
 def compressed(
-    given: argparse.Namespace, row: Row, method: str, sections: Mapping[str, Sequence[str]]
+    given: argparse.Namespace,
+    row: Row,
+    method: str,
+    sections: Mapping[str, Sequence[str]],
+    *,
+    flags: Sequence[str] = ("--allow-slower",),
 ) -> Figures:
     """Run ``lissom compress`` on a row, or continue it, and give the figures of its report.
 
@@ -121,6 +127,8 @@ def compressed(
         row: What to run.
         method: For ``--method``.
         sections: Of report.json, with the fields to be kept.
+        flags: Further ones. Rows are compared at equal MACs as a rule: what costs time is no reason
+            to leave a decision out there.
     """
     out = given.runs / row.name(given.seed)
     command = [sys.executable, "-m", "lissom.cli", "compress", "--method", method]
@@ -128,8 +136,7 @@ def compressed(
         command += [flag, str(value)]
     for text in (*SETTINGS[given.data], *row.settings):
         command += ["--set", text]
-    # Rows are compared at equal MACs: what costs time is no reason to leave a decision out.
-    command += ["--out", str(out), "--resume", "--allow-slower"]
+    command += ["--out", str(out), "--resume", *flags]
     if not (out / "report.json").exists() and subprocess.run(command, check=False).returncode:
         return None
     report = load_report(out).to_dict()
@@ -142,6 +149,7 @@ def compressed(
             section: {name: report.get(section, learned).get(name) for name in fields}
             for section, fields in sections.items()
         },
+        "time": {name: report["compressed"]["latency"].get(name) for name in TIME},
         "peak_rate": report["evidence"]["recovery"][-1]["peak_rate"],
         "seconds": report["provenance"]["seconds"],
         "machine": report["provenance"]["machine"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,16 +15,20 @@ from torch import nn
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 import bench
 import edp_rows
+import equal_time
 import hmc_rows
 import rival
 import rival_pruning
 import storage_rows
 
+from lissom.artifacts import report_content
+from lissom.errors import LissomError
 from lissom.extension import StepState
 from lissom.graph.capture import capture
 from lissom.models.catalog import build_model
 from lissom.train.schedule import build_optimizer
 from lissom.train.settings import TrainSettings
+from report_samples import REPORT
 
 INPUTS = (torch.zeros(1, 1, 8, 8),)
 STRONG = rival_pruning.Pressure(strength=0.05, weight_decay=0.01)
@@ -151,13 +156,30 @@ def test_the_matched_pressure_keeps_the_published_product() -> None:
     assert rival.summed_rates(settings, 10) == pytest.approx(100 * 0.01 * 0.4514, rel=0.02)
 
 
-@pytest.mark.parametrize("of", [edp_rows, hmc_rows, storage_rows], ids=["edp", "hmc", "storage"])
+@pytest.mark.parametrize(
+    "of",
+    [edp_rows, hmc_rows, storage_rows, equal_time],
+    ids=["edp", "hmc", "storage", "equal_time"],
+)
 def test_every_row_has_a_key_and_a_folder_of_its_own(of: ModuleType) -> None:
     names = ("resnet20", "resnet56", *(["vgg16_bn"] if of is storage_rows else []))
     rows = [row for name in names for row in of.rows_of(name)]
     assert {row.group for row in rows} == set(of.GROUPS)
     assert len({row.name(0) for row in rows}) == len(rows)
     assert len({tuple(row.key(0)) for row in rows}) == len(rows)
+
+
+def test_a_limit_on_latency_is_what_the_network_beside_it_takes(tmp_path: Path) -> None:
+    by_macs, by_latency = list(equal_time.rows_of("resnet20"))[:2]
+    folder = tmp_path / by_macs.name(0)
+    with pytest.raises(LissomError, match=folder.name):
+        equal_time.at_equal_time(by_latency, tmp_path, 0)
+    folder.mkdir()
+    measured = replace(REPORT.compressed, latency={"ratio": 0.61249})
+    (folder / "report.json").write_bytes(report_content(replace(REPORT, compressed=measured)))
+    found = equal_time.at_equal_time(by_latency, tmp_path, 0)
+    assert (found.group, found.budget) == ("latency", "latency=0.612")
+    assert by_latency.key(0)[3] == by_macs.budget
 
 
 def test_rows_that_do_not_exist_are_no_success(
