@@ -2,7 +2,8 @@
 
     python benchmarks/sensitivities.py --weights FILE --data-dir CIFAR10 [--out JSON]
 
-All units, pruned and decomposed, at HMC's four fractions, nothing remembered from earlier runs.
+All units, pruned and decomposed, at HMC's four fractions and, unless --fractions-alone, with few
+channels left; nothing remembered from earlier runs.
 The input covariances and the curvatures are statistics of one pass each, timed apart.
 """
 
@@ -13,6 +14,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -68,6 +70,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--fractions-alone", action="store_true", help="no further cuts")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     watch, settings = Stopwatch(), HmcSettings(images=options.images)
@@ -87,6 +90,8 @@ def main() -> None:
     rule = rank_rule(settings.ranks, weights)
     pricer = Pricer(view.model, view.graph)
     probing = Probing(view, scores, settings.offered, weights, pricer, rule=rule)
+    if options.fractions_alone:
+        probing = replace(probing, few=())
 
     def judged(estimator: Estimator) -> Sensitivities:
         return probing.measure(units, settings.fractions, estimator, {})
@@ -106,6 +111,7 @@ def main() -> None:
         "images": options.images,
         "units": len(units),
         "fractions": settings.fractions,
+        "few": probing.few,
         "families": settings.offered,
         "seconds": watch.seconds,
         "forwards": forwards,

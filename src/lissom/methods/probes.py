@@ -22,7 +22,6 @@ from lissom.sensitivity.agreement import agreement
 from lissom.sensitivity.candidate import Candidate, Estimator, Harms
 
 _COUNTS = 64  # of channels, looked at per group for the one nearest to a removed fraction
-_FEW = (1 / 2, 1 / 4, 1 / 8)  # of the channels: what may be left
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +75,7 @@ class Probing:
         pricer: Tells what a cut removes.
         statistics: How the statistics behind the weights were taken, for the cache.
         rule: Tells the ranks that are tried.
+        few: Shares of the channels that are left in further cuts, beyond what the fractions remove.
     """
 
     view: ModelView
@@ -85,6 +85,7 @@ class Probing:
     pricer: Pricer
     statistics: str = ""
     rule: RankRule = EQUAL
+    few: Sequence[float] = (1 / 2, 1 / 4, 1 / 8)
     _removed: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
 
     def measure(
@@ -196,7 +197,7 @@ class Probing:
             else {}
         )
         least = min(chosen, default=0)
-        for share in _FEW:
+        for share in self.few:
             n = min(counts, key=lambda n: abs(n - share * group.channels), default=least)
             if n < least:
                 chosen[n] = removed[n]

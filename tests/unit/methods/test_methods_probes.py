@@ -77,6 +77,14 @@ def test_cuts_are_tried_down_to_an_eighth_of_the_channels(probing, units):
     assert max(probe.removed for probe in probes) > 1
 
 
+def test_without_further_cuts_there_is_one_per_fraction(probing, units):
+    alone = replace(probing, few=())
+    for unit in units:
+        if unit.group is not None:
+            assert 1 <= len(probes_of(alone, unit, "prune")) <= len(FRACTIONS)
+            assert len(probes_of(alone, unit, "prune")) < len(probes_of(probing, unit, "prune"))
+
+
 def test_decompositions_take_the_family_that_errs_least(probing, units):
     unit = next(unit for unit in units if unit.name == "a")
     best = probes_of(probing, unit, "decompose")
