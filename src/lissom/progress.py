@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
 from rich.console import Console
@@ -35,6 +36,9 @@ class Meter(Protocol):
         """Say that ``steps`` more are done; ``note`` replaces the text behind the bar."""
 
 
+_shown = ContextVar("_shown", default=False)
+
+
 class _Bar:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -53,14 +57,14 @@ class _Silence:
 
 @contextmanager
 def meter(description: str, total: int | None) -> Iterator[Meter]:
-    """Show a bar on standard error; nothing where none can be seen.
+    """Show a bar on standard error; nothing where none can be seen, or within another one.
 
     Args:
         description: In front of the bar.
         total: Steps; None: nobody knows how many.
     """
     console = Console(stderr=True)
-    if not (console.is_terminal and speaks()):
+    if _shown.get() or not (console.is_terminal and speaks()):
         yield _Silence()
         return
     columns = (
@@ -73,4 +77,8 @@ def meter(description: str, total: int | None) -> Iterator[Meter]:
     )
     with Progress(*columns, console=console, transient=True) as progress:
         progress.add_task(description, total=total, note="")
-        yield _Bar(progress)
+        within = _shown.set(True)
+        try:
+            yield _Bar(progress)
+        finally:
+            _shown.reset(within)

@@ -28,6 +28,23 @@ def test_on_a_terminal_the_bar_counts_and_shows_the_note(monkeypatch):
     assert "layer1.conv" in text
 
 
+def test_within_a_bar_there_is_no_other(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        progress, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=100)
+    )
+    with meter("branches", 2) as bar:
+        with meter("sensitivity", 7) as inner:
+            inner.advance(7)
+        bar.advance(2)
+    with meter("training", 1) as bar:
+        bar.advance()
+    text = screen.getvalue()
+    assert "2/2" in text
+    assert "sensitivity" not in text
+    assert "training" in text
+
+
 def test_a_bar_of_unknown_length_counts_what_is_done(monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lissom.extension import COUNTS, ModelView, Proposal
 from lissom.graph.branches import Branch
-from lissom.methods.branch_harms import drop_harms, droppable, dropped_labels
+from lissom.methods.branch_harms import drop_harms, droppable, dropped_labels, savings
 from lissom.methods.estimators import compared, estimator_of
 from lissom.methods.grouping import VARIANTS as VARIANTS
 from lissom.methods.grouping import Rule, restricted
@@ -25,7 +25,7 @@ from lissom.methods.probes import Probing
 from lissom.methods.rank_rules import rank_rule, unmeasured_rule
 from lissom.methods.sensitivities import Sensitivities
 from lissom.methods.solving import Solution, Solver
-from lissom.methods.space import Menu, menu_of
+from lissom.methods.space import menu_of
 from lissom.methods.timed import TimedSearch
 from lissom.methods.units import Unit, units_of
 from lissom.methods.weighing import Weighing, WholeHarm
@@ -97,11 +97,18 @@ class Hmc:
         rule = rank_rule(settings.ranks, weights)
         menu = menu_of(units, cuts, pricer, settings.offered, view.round_to, rule)
         menu = replace(menu, branches=self._branches(view, budget))
-        sensitivities = self._sensitivities(view, scores, weights, menu, processes)
-        solver = Solver(menu, sensitivities, budget.limits(view.graph.cost), self._rule)
+        sensitivities = self._sensitivities(view, scores, weights, processes)
+        recipe = f"statistics_images={settings.statistics_images} {weights.recipe}"
+        whole = WholeHarm(view, weights, settings.images, recipe)
         # Every process would tell other times, and then find something else.
+        drops = processes.from_first(
+            lambda: drop_harms(menu.branches, savings(menu.branches, pricer), whole)
+        )
+        sensitivities = replace(sensitivities, drop_harms=drops)
+        solver = Solver(menu, sensitivities, budget.limits(view.graph.cost), self._rule)
+        weighing = Weighing(whole, settings.fractions, settings.rounds)
         measured, solution, timing = processes.from_first(
-            lambda: self._solved(view, budget, solver, weights)
+            lambda: self._solved(view, budget, solver, weights, weighing)
         )
         configuration = menu.configuration(solution.items, solution.choice)
         decisions, values = weights.realise(configuration)
@@ -127,7 +134,12 @@ class Hmc:
         )
 
     def _solved(
-        self, view: ModelView, budget: Budget, solver: Solver, weights: WeightMath
+        self,
+        view: ModelView,
+        budget: Budget,
+        solver: Solver,
+        weights: WeightMath,
+        weighing: Weighing,
     ) -> tuple[Solution, Solution, dict[str, Any]]:
         """Search as the sensitivities say, and, for a control, with labels dealt out otherwise.
 
@@ -135,10 +147,6 @@ class Hmc:
             Both solutions, the same one unless it is a control, and evidence on times.
         """
         settings = self.settings
-
-        recipe = f"statistics_images={settings.statistics_images} {weights.recipe}"
-        whole = WholeHarm(view, weights, settings.images, recipe)
-        weighing = Weighing(whole, settings.fractions, settings.rounds)
 
         def solve(now: Solver) -> Found:
             if settings.weigh == "measured":
@@ -207,7 +215,6 @@ class Hmc:
         view: ModelView,
         scores: Mapping[str, Tensor],
         weights: WeightMath,
-        menu: Menu,
         processes: Processes,
     ) -> Sensitivities:
         settings = self.settings
@@ -221,8 +228,7 @@ class Hmc:
         units = self._units(view)
         sensitivities = probing.measure(units, settings.fractions, estimator, others)
         view.say(sensitivities.summary)
-        harms = drop_harms(view.model, menu.branches, pricer, estimator)
-        return replace(sensitivities, drop_harms=harms)
+        return sensitivities
 
     def _branches(self, view: ModelView, budget: Budget | None) -> tuple[Branch, ...]:
         timed = budget is not None and budget.latency is not None

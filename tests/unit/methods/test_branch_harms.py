@@ -1,5 +1,6 @@
 """Residual branches on HMC's menu."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,16 +13,16 @@ from lissom.extension import ModelView
 from lissom.graph.branches import Branch
 from lissom.graph.capture import capture
 from lissom.measure.operation import operations_of
-from lissom.methods.branch_harms import drop_harms, droppable
-from lissom.methods.estimators import estimator_of
+from lissom.methods.branch_harms import drop_harms, droppable, savings
 from lissom.methods.hmc import Hmc, HmcSettings
+from lissom.methods.weighing import WholeHarm
 from lissom.methods.weights import WeightMath
 from lissom.pipeline.apply import applied
 from lissom.plan.budget import Budget
 from lissom.plan.drop_residual import DropResidual
 from lissom.search.price import Configuration, LowRank, Pricer
 from lissom.task import Classification, Data
-from lissom.train.processes import Processes
+from lissom.train.recalibrate import refresh_statistics
 
 IMAGE = (torch.zeros(1, 3, 8, 8),)
 
@@ -55,6 +56,7 @@ def view():
     torch.manual_seed(0)
     model = Net().eval()
     batches = [(torch.randn(16, 3, 8, 8), torch.randint(0, 4, (16,))) for _ in range(2)]
+    refresh_statistics(model, [(images,) for images, _ in batches])
     return ModelView(
         model=model,
         graph=capture(model, IMAGE),
@@ -89,14 +91,92 @@ def test_a_dropped_branch_costs_nothing_and_takes_its_other_decisions_with_it(vi
     assert capture(network, IMAGE).cost == pricer.price(configuration)
 
 
-@pytest.mark.parametrize("estimator", ["measured", "second_order"])
-def test_what_says_nothing_can_go(view, estimator):
-    pricer = Pricer(view.model, view.graph)
-    told = estimator_of(estimator, view, 32, Processes())
-    harms = drop_harms(view.model, droppable(view), pricer, told)
-    assert min(harms, key=harms.__getitem__) == "blocks.1"
+class Known:
+    """Knows the harm of each set of branches of the network, by their numbers."""
+
+    def __init__(self, harms):
+        self.known, self.asked = {"": 0.0} | harms, []
+
+    def __call__(self, configuration):
+        name = "".join(sorted(branch.name[-1] for branch in configuration.dropped))
+        self.asked.append(name)
+        return self.known[name]
+
+
+def judged(view, known, saved=(1, 1, 1)):
+    branches = droppable(view)
+    found = drop_harms(branches, dict(zip(names(branches), saved, strict=True)), known)
+    return {name[-1]: harm for name, harm in found.items()}
+
+
+def test_a_branch_harms_as_much_as_it_adds_to_those_that_went(view):
+    """Alone the second and third harm little; one of them has to do the work of both."""
+    known = Known({"0": 0.5, "1": 0.1, "2": 0.2, "01": 0.7, "12": 1.6, "012": 1.7})
+    assert judged(view, known) == pytest.approx({"1": 0.1, "0": 0.6, "2": 1.0})
+    assert list(judged(view, known)) == ["1", "0", "2"]
+    assert known.asked[:7] == ["", "0", "1", "2", "12", "01", "012"]
+
+
+def test_what_is_there_before_any_drop_is_nobodys(view):
+    known = Known({"": 0.1, "0": 0.5, "1": 0.1, "2": 0.2, "01": 0.7, "12": 1.6, "012": 1.7})
+    assert judged(view, known) == pytest.approx({"1": 0.0, "0": 0.6, "2": 1.0})
+
+
+def test_the_price_per_saving_decides_and_never_falls_on_the_way(view):
+    known = Known({"0": 0.5, "1": 0.1, "2": 0.2, "01": 0.5, "02": 0.9, "012": 1.0})
+    assert judged(view, known, (10, 1, 1)) == pytest.approx({"0": 0.5, "1": 0.05, "2": 0.5})
+
+
+def test_a_harm_that_falls_adds_nothing(view):
+    known = Known({"0": 0.3, "1": 0.1, "2": 9.0, "01": 0.05, "12": 9.0, "012": 4.1})
+    assert judged(view, known) == pytest.approx({"1": 0.1, "0": 0.1, "2": 4.0})
+
+
+def test_after_each_drop_only_the_nearest_are_measured_anew(view):
+    branches = [Branch(str(number), (f"{number}.one", f"{number}.two")) for number in range(6)]
+    asked = []
+
+    def harm(configuration):
+        asked.append(len(configuration.dropped))
+        return float(sum(1 + int(branch.name) for branch in configuration.dropped))
+
+    found = drop_harms(branches, {branch.name: 1 for branch in branches}, harm)
+    assert found == {str(number): number + 1.0 for number in range(6)}
+    assert [asked.count(gone) for gone in range(7)] == [1, 6, 3, 3, 3, 2, 1]
+
+
+def test_a_broken_network_is_never_taken(view):
+    known = Known({"0": 0.3, "1": math.inf, "2": 0.1, "02": 0.5, "12": math.inf, "012": math.inf})
+    assert judged(view, known) == pytest.approx({"2": 0.1, "0": 0.4, "1": math.inf})
+    assert drop_harms((), {}, known) == {}
+
+
+def test_savings_are_nanoseconds_where_there_is_a_clock(view):
+    branches = droppable(view)
+    assert savings(branches, Pricer(view.model, view.graph)) == {
+        branch.name: 2 * 9 * 16 * 16 * 64 for branch in branches
+    }
+    timed = Pricer(view.model, view.graph, PerOperator())
+    assert savings(branches, timed) == {branch.name: 2_000_000 for branch in branches}
+
+
+def test_what_says_nothing_goes_first_and_harms_are_those_of_the_whole_network(view):
+    branches = droppable(view)
+    weights = WeightMath(view.model, view.graph, {})
+    whole = WholeHarm(view, weights, 32, "")
+    saved = savings(branches, Pricer(view.model, view.graph))
+    harms = drop_harms(branches, saved, whole)
+    assert next(iter(harms)) == "blocks.1"
     assert harms["blocks.1"] < harms["blocks.0"] / 10
-    assert drop_harms(view.model, (), pricer, told) == {}
+    network = weights.built(Configuration(dropped=branches))
+    refresh_statistics(network, [(images,) for images, _ in view.data.calibration])
+    with torch.no_grad():
+        distances = [
+            float(view.task.distance(network(images), view.model(images)))
+            for images, _ in view.data.calibration
+        ]
+    added = sum(distances) / len(distances) - whole(Configuration())
+    assert sum(harms.values()) >= added * 0.999
 
 
 class PerOperator:
