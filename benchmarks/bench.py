@@ -150,7 +150,7 @@ def compressed(
             for section, fields in sections.items()
         },
         "time": {name: report["compressed"]["latency"].get(name) for name in TIME},
-        "peak_rate": report["evidence"]["recovery"][-1]["peak_rate"],
+        "peak_rate": report["evidence"]["recovery"][-1].get("peak_rate"),
         "seconds": report["provenance"]["seconds"],
         "machine": report["provenance"]["machine"],
         "versions": report["provenance"]["versions"],

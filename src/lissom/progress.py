@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Protocol
 
 from rich.console import Console
@@ -36,7 +35,7 @@ class Meter(Protocol):
         """Say that ``steps`` more are done; ``note`` replaces the text behind the bar."""
 
 
-_shown = ContextVar("_shown", default=False)
+_shown: list[Progress] = []
 
 
 class _Bar:
@@ -64,7 +63,7 @@ def meter(description: str, total: int | None) -> Iterator[Meter]:
         total: Steps; None: nobody knows how many.
     """
     console = Console(stderr=True)
-    if _shown.get() or not (console.is_terminal and speaks()):
+    if _shown or not (console.is_terminal and speaks()):
         yield _Silence()
         return
     columns = (
@@ -77,8 +76,8 @@ def meter(description: str, total: int | None) -> Iterator[Meter]:
     )
     with Progress(*columns, console=console, transient=True) as progress:
         progress.add_task(description, total=total, note="")
-        within = _shown.set(True)
+        _shown.append(progress)
         try:
             yield _Bar(progress)
         finally:
-            _shown.reset(within)
+            _shown.remove(progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,8 @@ class Branch:
     """F of x + F(x), where x and F(x) have the same shape.
 
     Attributes:
-        name: What its layers' names have in common.
+        name: What its layers' names have in common, or that of its last layer where another branch
+            has the same.
         layers: Its layers with parameters, in execution order; the last one's output is F(x).
     """
 
@@ -59,8 +60,13 @@ def residual_branches(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> t
         program = trace(private, inputs)
     except ModelError:
         return ()
-    found = _Finder(program).branches()
-    return tuple(branch for branch in found if _survives(private, branch, inputs))
+    found = tuple(_Finder(program).branches())
+    shared = {one.name for one in found if [other.name for other in found].count(one.name) > 1}
+    named = (
+        replace(branch, name=branch.layers[-1]) if branch.name in shared else branch
+        for branch in found
+    )
+    return tuple(branch for branch in named if _survives(private, branch, inputs))
 
 
 class _Finder:

@@ -11,6 +11,7 @@ from lissom.progress import meter
 from lissom.search.price import Configuration, Pricer
 
 _AGAIN = 3  # branches that are measured anew after each drop
+_LEAST = 1e-9  # harm of the branch that saves most
 
 
 def droppable(view: ModelView) -> tuple[Branch, ...]:
@@ -39,9 +40,9 @@ def drop_harms(
     """Judge branches on a way that drops ever more of them, the least harm per saving first.
 
     Harms of several branches do not add. So a branch gets the harm that it adds to those before it
-    on the way, at no lower a price per saving than theirs: a search that adds such harms takes the
-    branches in this order, and their sum is what was measured together, or more. After each drop
-    the three that looked best are measured anew.
+    on the way, at no lower a price per saving than theirs: a search that adds such harms begins at
+    the start of the way, and the sum over any first part of it is what was measured together, or
+    more. After each drop the three that looked best are measured anew. No branch is free.
 
     Args:
         branches: To be judged.
@@ -55,7 +56,8 @@ def drop_harms(
         Minoux, Optimization Techniques, 1978 (lazy greedy).
     """
     harms: dict[str, float] = {}
-    steepest = 0.0
+    # Of what harms nothing a search would drop all, whatever the limit.
+    steepest = _LEAST / max(saved.values(), default=1)
     with meter("residual branches", len(branches)) as bar:
         for name, added in _way(branches, saved, harm):
             saving = max(saved[name], 1)
@@ -86,8 +88,8 @@ def _way(
         nearest = sorted(left, key=price)[: _AGAIN if added else None]
         for name in nearest:
             together = harm(Configuration(dropped=(*gone, left[name])))
-            # A network that was broken before is so without the branch, too.
-            added[name] = max(together - reached, 0.0) if math.isfinite(together) else math.inf
+            fine = math.isfinite(together) and math.isfinite(reached)
+            added[name] = max(together - reached, 0.0) if fine else math.inf
         taken = min(nearest, key=price)
         gone.append(left.pop(taken))
         reached += added[taken]

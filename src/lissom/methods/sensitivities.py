@@ -11,6 +11,19 @@ from lissom.search.curves import HarmCurve
 
 
 @dataclass(frozen=True, slots=True)
+class HarmWeights:
+    """What harms are multiplied by before they are added to those of decompositions.
+
+    Attributes:
+        prune: Those of pruning.
+        drop: Those of dropping residual branches.
+    """
+
+    prune: float = 1.0
+    drop: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Sensitivities:
     """Measured harm of every unit by family, and of every layer by its output error.
 
@@ -35,16 +48,23 @@ class Sensitivities:
     agreement: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     drop_harms: Mapping[str, float] = field(default_factory=dict)
 
-    def weighing(self, prune: float) -> Sensitivities:
-        """Give the same with the harms of pruning multiplied."""
+    def weighing(self, weights: HarmWeights) -> Sensitivities:
+        """Give the same with the harms of pruning, and of dropping branches, multiplied."""
+        prune = weights.prune
+        drops = {name: weights.drop * harm for name, harm in self.drop_harms.items()}
         if prune == 1:
-            return self
+            return replace(self, drop_harms=drops)
         curves = {
             unit: {f: c.times(prune) if f == "prune" else c for f, c in families.items()}
             for unit, families in self.curves.items()
         }
         harm = self.prune_harm
-        return replace(self, curves=curves, prune_harm=lambda *what: prune * harm(*what))
+        return replace(
+            self,
+            curves=curves,
+            prune_harm=lambda *what: prune * harm(*what),
+            drop_harms=drops,
+        )
 
     @property
     def summary(self) -> str:

@@ -17,7 +17,7 @@ from lissom.methods.grouping import (
 )
 from lissom.methods.menu import DropOption
 from lissom.methods.relax import relaxed
-from lissom.methods.sensitivities import Sensitivities
+from lissom.methods.sensitivities import HarmWeights, Sensitivities
 from lissom.methods.space import BOTH, DECOMPOSE, KEEP, PRUNE, Item, Menu
 from lissom.search.lagrangian import Choice, solve
 
@@ -130,9 +130,9 @@ class Solver:
         taken = zip(solution.items, solution.choice, strict=True)
         return sum(harm_of(item, option - 1) for item, option in taken if option)
 
-    def weighing(self, prune: float) -> Solver:
-        """Give the same with the harms of pruning multiplied."""
-        return replace(self, sensitivities=self.sensitivities.weighing(prune))
+    def weighing(self, weights: HarmWeights) -> Solver:
+        """Give the same with harms multiplied."""
+        return replace(self, sensitivities=self.sensitivities.weighing(weights))
 
     def control(self, measured: Solution, groups: str, seed: int) -> Solution:
         """Search again, with the labels of a solution dealt out otherwise.

@@ -15,6 +15,7 @@ from lissom.plan.budget import Limit
 
 _ATTEMPTS = 5
 _CLOSE = 0.97  # of the limit: nearer than runs of the same network are to each other
+_APART = 0.02  # share of the layers' time by which two networks have to differ to tell a slope
 _AGAIN = (1 + _CLOSE) / 2  # of the limit: what is aimed at after a candidate has missed it
 
 C = TypeVar("C")
@@ -55,14 +56,43 @@ class Timed(Generic[C]):
 
 
 @dataclass(frozen=True, slots=True)
+class _Line:
+    """What networks take, by the sum of their layers: ``slope`` times it, and ``rest``."""
+
+    slope: float
+    rest: float = 0.0
+
+    @classmethod
+    def through(cls, first: tuple[float, float], second: tuple[float, float]) -> _Line:
+        """Give the line through two networks, or that of all in proportion if it does not rise."""
+        apart = first[0] - second[0]
+        slope = (first[1] - second[1]) / apart if abs(apart) > _APART * first[0] else 0.0
+        if slope <= 0:
+            layers, network = second if second[0] else first
+            return cls(network / layers)
+        return cls(slope, second[1] - slope * second[0])
+
+    def times(self, factor: float) -> _Line:
+        """Give the same in another unit of time."""
+        return _Line(factor * self.slope, factor * self.rest)
+
+    def network(self, layers: float) -> float:
+        """Give what a network takes."""
+        return self.slope * layers + self.rest
+
+    def layers(self, network: float) -> float:
+        """Give what its layers may take."""
+        return (network - self.rest) / self.slope
+
+
+@dataclass(frozen=True, slots=True)
 class TimedSearch(Generic[C]):
     """Finds what keeps a limit on latency, as measured.
 
     A network takes more than the sum of its weight layers: additions, pooling, starting operators.
-    That is taken to grow and shrink with the layers, in the proportion of the network that was
-    measured last, at first the one that is there. So the limit is approached from both sides, and a
-    busy machine, which slows whole networks but not the quick runs by which single layers are
-    timed, leaves room for layers all the same.
+    At first that is taken to shrink with the layers: a busy machine, which slows whole networks but
+    not the quick runs by which single layers are timed, then leaves room for layers all the same.
+    From the second network on the line through the last two that were measured tells what shrinks.
 
     Attributes:
         clock: Runs the networks.
@@ -88,12 +118,17 @@ class TimedSearch(Generic[C]):
             nanoseconds: Sum of the times of its weight layers.
 
         Raises:
-            BudgetError: There is no clock.
+            BudgetError: There is no clock, or no layer that it can time.
         """
         if view.clock is None:
             raise BudgetError(
                 f"budget: latency={limit.text}: nothing can be timed here; run through compress(), "
                 "or give the ModelView a clock"
+            )
+        if not nanoseconds:
+            raise BudgetError(
+                f"budget: latency={limit.text}: no layer of this network can be timed by itself; "
+                "give macs or params instead"
             )
         original = view.model if view.original is None else view.original
         return cls(view.clock, original, view.model, nanoseconds / 1e6, limit)
@@ -118,23 +153,26 @@ class TimedSearch(Generic[C]):
             BudgetError: ``solve`` finds nothing at first, or no candidate keeps the limit.
         """
         now_ms, original_ms = self.clock.milliseconds(self.model, self.original)
-        pace, aim = now_ms / self.layers_ms, self.limit.resolve(original_ms)
+        line, aim = _Line(now_ms / self.layers_ms), self.limit.resolve(original_ms)
+        last = self.layers_ms, now_ms / original_ms
         tried: list[Timed[C]] = []
         for _ in range(_ATTEMPTS):
             share = 1.0 if all(one.met for one in tried) else _AGAIN
             try:
-                candidate = solve(max(int(share * aim / pace * 1e6), 1))
+                candidate = solve(max(int(line.layers(share * aim) * 1e6), 1))
             except BudgetError:
                 if not tried:
                     raise
                 break
             layers_ms = layers(candidate) / 1e6
             new_ms, beside_ms = self.clock.milliseconds(build(candidate), self.original)
-            predicted_ms, aim = pace * layers_ms, self.limit.resolve(beside_ms)
+            predicted_ms, aim = line.network(layers_ms), self.limit.resolve(beside_ms)
             tried.append(Timed(candidate, layers_ms, predicted_ms, new_ms, aim))
             if _settled(tried):
                 break
-            pace = new_ms / layers_ms
+            # A machine that slows down slows the original, too.
+            now = layers_ms, new_ms / beside_ms
+            line, last = _Line.through(last, now).times(beside_ms), now
         return self._best(tried, original_ms)
 
     def _best(self, tried: list[Timed[C]], original_ms: float) -> tuple[C, dict[str, Any]]:
@@ -142,10 +180,10 @@ class TimedSearch(Generic[C]):
         if not kept:
             best = min(tried, key=lambda one: one.measured_ms / one.limit_ms)
             raise BudgetError(
-                f"budget: latency={self.limit.text} is {best.limit_ms:.3g} ms; the fastest network "
-                f"of {len(tried)} that were built takes {best.measured_ms:.3g} ms (the original "
-                f"{original_ms:.3g}). Allow more, or ignore fewer layers; if other work runs "
-                "on this machine, stop it first"
+                f"budget: latency={self.limit.text} is {best.limit_ms:.3g} ms; the nearest "
+                f"of {len(tried)} networks that were built takes {best.measured_ms:.3g} ms (the "
+                f"original {original_ms:.3g}). Allow more, or ignore fewer layers; if other work "
+                "runs on this machine, stop it first"
             )
         best = max(kept, key=lambda one: one.layers_ms)
         facts = {

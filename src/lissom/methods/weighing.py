@@ -1,8 +1,9 @@
-"""What pruning weighs against decomposing, told by the harm of whole networks.
+"""What pruning, and dropping, weigh against decomposing, told by the harm of whole networks.
 
 Sensitivities are measured one unit at a time, and the search adds them up. Many units changed at
 once harm more than their sum, and pruned ones more so than decomposed ones: on ResNet-20 at 0.4 of
 its MACs the sum of a mostly pruned network was a sixth of its harm, of a decomposed one a third.
+Residual branches are measured together, batch norms taken anew, and so look too cheap.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from lissom.errors import ModelError
 from lissom.extension import ModelView
+from lissom.methods.sensitivities import HarmWeights
 from lissom.methods.solving import Fractions, Solution, Solver
 from lissom.methods.weights import WeightMath
 from lissom.search.price import Configuration
@@ -76,14 +78,14 @@ class Weighed:
     """A solution, and how it was come by.
 
     Attributes:
-        prune_weight: By what the harms of pruning were multiplied.
+        weights: By what harms were multiplied.
         fractions: Removed fractions at which the groups were formed.
         solution: What was found.
         summed: Sum of its units' harms, none of them multiplied.
         harm: Of the whole network, measured.
     """
 
-    prune_weight: float
+    weights: HarmWeights
     fractions: Fractions
     solution: Solution
     summed: float
@@ -92,11 +94,11 @@ class Weighed:
 
 @dataclass(slots=True)
 class Weighing:
-    """Finds the weight of pruning, and the fractions to group at, whose network harms least.
+    """Finds the weights, and the fractions to group at, whose network harms least.
 
-    The weights are powers of 4, and then a factor of 2 to either side of the best. The second and
-    all later searches of a run, under other limits or with less on the menu, keep what the first
-    one found.
+    Powers of 4 for the weight of pruning, then for that of dropping branches, and then a factor of
+    2 to either side of the best for each. The second and all later searches of a run, under other
+    limits or with less on the menu, keep what the first one found.
 
     Attributes:
         harm: Measures a configuration.
@@ -111,7 +113,7 @@ class Weighing:
     tried: list[Weighed] = field(default_factory=list)
 
     def weighed(self, solver: Solver) -> tuple[Solver, Solution]:
-        """Search with the weight that was found, or find it.
+        """Search with the weights that were found, or find them.
 
         Returns:
             The solver with the weighed harms, and its solution.
@@ -123,7 +125,7 @@ class Weighing:
         if not known:
             self._find(solver)
         best = self.best
-        weighed = solver.weighing(best.prune_weight)
+        weighed = solver.weighing(best.weights)
         return weighed, weighed.at(best.fractions) if known else best.solution
 
     @property
@@ -137,10 +139,12 @@ class Weighing:
         Args:
             taken: As for ``facts``.
         """
-        alone = min(one.harm for one in self.tried if one.prune_weight == 1)
+        plain, best = HarmWeights(), self.best.weights
+        alone = min(one.harm for one in self.tried if one.weights == plain)
+        dropping = f", dropping {best.drop:g}" if best.drop != 1 else ""
         return (
-            f"harm of the whole network: {self.harm(taken):.3g}; pruning weighs "
-            f"{self.best.prune_weight:g} (weighing 1, {alone:.3g})"
+            f"harm of the whole network: {self.harm(taken):.3g}; pruning weighs {best.prune:g}"
+            f"{dropping} (weighing 1, {alone:.3g})"
         )
 
     def facts(self, taken: Configuration) -> dict[str, Any]:
@@ -151,11 +155,13 @@ class Weighing:
                 best of those that were tried.
         """
         return {
-            "prune_weight": self.best.prune_weight,
+            "prune_weight": self.best.weights.prune,
+            "drop_weight": self.best.weights.drop,
             "harm_measured": _finite(self.harm(taken)),
             "tried": [
                 {
-                    "prune_weight": one.prune_weight,
+                    "prune_weight": one.weights.prune,
+                    "drop_weight": one.weights.drop,
                     "summed": one.summed,
                     "measured": _finite(one.harm),
                 }
@@ -164,21 +170,23 @@ class Weighing:
         }
 
     def _find(self, solver: Solver) -> None:
-        self._try(solver, 1.0)
+        self._try(solver, HarmWeights())
         families = {family for unit in solver.menu.units for family in unit.families}
-        if len(families) < 2:
-            return
-        for weight in _LADDER:
-            self._try(solver, weight)
-        found = self.best.prune_weight
-        for weight in (found * _FINER, found / _FINER):
-            self._try(solver, weight)
+        weighed = ["prune"] if len(families) > 1 else []
+        weighed += ["drop"] if solver.menu.branches else []
+        for which in weighed:
+            for weight in _LADDER:
+                self._try(solver, replace(self.best.weights, **{which: weight}))
+        for which in reversed(weighed):
+            found = getattr(self.best.weights, which)
+            for weight in (found * _FINER, found / _FINER):
+                self._try(solver, replace(self.best.weights, **{which: weight}))
 
-    def _try(self, solver: Solver, weight: float) -> None:
-        for fractions, solution in solver.weighing(weight).search(self.fractions, self.rounds):
+    def _try(self, solver: Solver, weights: HarmWeights) -> None:
+        for fractions, solution in solver.weighing(weights).search(self.fractions, self.rounds):
             found = solver.menu.configuration(solution.items, solution.choice)
             summed = solver.harm(solution)
-            self.tried.append(Weighed(weight, fractions, solution, summed, self.harm(found)))
+            self.tried.append(Weighed(weights, fractions, solution, summed, self.harm(found)))
 
 
 def _first(batches: Iterable[Any], task: Task, images: int) -> Iterator[Any]:
@@ -207,7 +215,7 @@ def _named(configuration: Configuration) -> str:
     parts = (
         sorted(configuration.kept.items()),
         sorted((layer, astuple(one)) for layer, one in configuration.low_rank.items()),
-        sorted(branch.name for branch in configuration.dropped),
+        sorted(branch.layers for branch in configuration.dropped),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 

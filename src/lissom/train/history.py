@@ -52,7 +52,7 @@ class History:
         device: Where it ran.
         precision: ``32`` or ``bf16``, as chosen.
         channels_last: ``yes`` or ``no``, as chosen.
-        peak_rate: Peak of the learning rate, as chosen; 0.0 where nothing was trained.
+        peak_rate: Peak of the learning rate, as chosen; None where nothing was trained.
         averaged: Whether the weights that it left are the moving average.
         recalibration: None where nothing was recalibrated.
     """
@@ -61,6 +61,6 @@ class History:
     device: str
     precision: str
     channels_last: str
-    peak_rate: float = 0.0
+    peak_rate: float | None = None
     averaged: bool = False
     recalibration: Recalibration | None = None

@@ -10,7 +10,7 @@ from torch import nn
 
 from lissom.errors import BudgetError, RecipeError
 from lissom.extension import ModelView
-from lissom.graph.branches import Branch
+from lissom.graph.branches import Branch, residual_branches
 from lissom.graph.capture import capture
 from lissom.measure.operation import operations_of
 from lissom.methods.branch_harms import drop_harms, droppable, savings
@@ -103,6 +103,9 @@ class Known:
         return self.known[name]
 
 
+SETS = ("0", "1", "2", "01", "02", "12", "012")
+
+
 def judged(view, known, saved=(1, 1, 1)):
     branches = droppable(view)
     found = drop_harms(branches, dict(zip(names(branches), saved, strict=True)), known)
@@ -119,7 +122,9 @@ def test_a_branch_harms_as_much_as_it_adds_to_those_that_went(view):
 
 def test_what_is_there_before_any_drop_is_nobodys(view):
     known = Known({"": 0.1, "0": 0.5, "1": 0.1, "2": 0.2, "01": 0.7, "12": 1.6, "012": 1.7})
-    assert judged(view, known) == pytest.approx({"1": 0.0, "0": 0.6, "2": 1.0})
+    harms = judged(view, known)
+    assert harms == pytest.approx({"1": 0.0, "0": 0.6, "2": 1.0}, abs=1e-6)
+    assert harms["1"] > 0  # else it would go whatever the limit
 
 
 def test_the_price_per_saving_decides_and_never_falls_on_the_way(view):
@@ -145,7 +150,24 @@ def test_after_each_drop_only_the_nearest_are_measured_anew(view):
     assert [asked.count(gone) for gone in range(7)] == [1, 6, 3, 3, 3, 2, 1]
 
 
+def test_of_those_that_were_measured_anew_one_goes():
+    """The fourth looks cheaper than they turn out to be, but that is from before the first drop."""
+    alone = {"0": 0.1, "1": 0.2, "2": 0.3, "3": 0.4, "4": 0.5}
+    branches = [Branch(name, (f"{name}.one", f"{name}.two")) for name in alone]
+
+    def harm(configuration):
+        gone = [branch.name for branch in configuration.dropped]
+        return sum(alone[name] for name in gone) + (len(gone) > 1) * len(gone)
+
+    found = drop_harms(branches, dict.fromkeys(alone, 1), harm)
+    assert list(found)[:2] == ["0", "1"]
+    assert found["1"] == pytest.approx(2.2)
+
+
 def test_a_broken_network_is_never_taken(view):
+    assert set(judged(view, Known({"": math.inf} | dict.fromkeys(SETS, 0.1))).values()) == {
+        math.inf
+    }
     known = Known({"0": 0.3, "1": math.inf, "2": 0.1, "02": 0.5, "12": math.inf, "012": math.inf})
     assert judged(view, known) == pytest.approx({"2": 0.1, "0": 0.4, "1": math.inf})
     assert drop_harms((), {}, known) == {}
@@ -177,6 +199,26 @@ def test_what_says_nothing_goes_first_and_harms_are_those_of_the_whole_network(v
         ]
     added = sum(distances) / len(distances) - whole(Configuration())
     assert sum(harms.values()) >= added * 0.999
+
+
+class Twins(nn.Module):
+    """Two branches in one module."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.three, self.four = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        x = x + self.two(F.relu(self.one(x)))
+        return x + self.four(F.relu(self.three(x)))
+
+
+def test_branches_of_one_module_have_names_of_their_own():
+    model = nn.Sequential(Twins(), nn.Flatten(), nn.Linear(192, 4))
+    found = residual_branches(model, IMAGE)
+    assert names(found) == ["0.two", "0.four"]
+    assert [branch.layers for branch in found] == [("0.one", "0.two"), ("0.three", "0.four")]
 
 
 class PerOperator:

@@ -62,8 +62,31 @@ def test_all_else_is_taken_to_shrink_with_the_layers():
 def test_what_does_not_shrink_is_found_out():
     clock = FakeClock(rest_us=200)
     size, facts = run(search(clock))
-    assert size == 400  # half of 1200 us, less 200
-    assert [one["layers_ms"] for one in facts["attempts"]] == [0.5, 0.42, 0.4]
+    assert size == 390  # half of 1200 us, less 200, and less a little after a miss
+    assert [one["layers_ms"] for one in facts["attempts"]] == [0.5, 0.39]
+    assert facts["attempts"][1]["prediction_error"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("rest", "limit"),
+    [(200, 0.3), (300, 0.35), (430, 0.4), (430, 0.5), (1000, 0.6), (1000, 0.75), (1500, 0.7)],
+)
+def test_a_large_part_that_does_not_shrink_is_found_out_soon(rest, limit):
+    size, facts = run(search(FakeClock(rest_us=rest), f"latency={limit}"), range(1, 1001))
+    assert 0.97 * limit * (rest + 1000) <= rest + size <= limit * (rest + 1000)
+    assert len(facts["attempts"]) <= 3
+
+
+def test_a_machine_that_slows_down_between_two_networks_tells_no_wrong_slope():
+    clock = FakeClock(rest_us=200, drift=[1.0, 1.0, 3.0, 2.0])
+    size, facts = run(search(clock), range(1, 1001))
+    assert 0.97 * 600 <= 200 + size <= 600
+    assert len(facts["attempts"]) == 2
+
+
+def test_a_candidate_without_layers_ends_no_search():
+    size, _ = run(search(FakeClock(rest_us=100), "latency=150us"), [0, 40, 600])
+    assert size == 40
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.3])
@@ -85,7 +108,7 @@ def test_a_machine_that_slows_down_slows_the_limit_too():
 
 def test_an_absolute_limit_is_taken_as_it_is():
     size, _ = run(search(FakeClock(rest_us=100), "latency=300us"))
-    assert size == 200
+    assert size == 190
 
 
 def test_after_a_miss_less_is_aimed_at():
@@ -115,7 +138,7 @@ def test_a_limit_that_nothing_keeps_names_what_was_reached():
         def milliseconds(self, network, original):
             return 2.0, 2.0
 
-    with pytest.raises(BudgetError, match=r"latency=0\.5 is 1 ms; the fastest network.*2 ms"):
+    with pytest.raises(BudgetError, match=r"latency=0\.5 is 1 ms; the nearest of . networks.*2 ms"):
         run(search(Stuck(0), original_us=1800))
 
 
@@ -135,6 +158,9 @@ def test_what_is_too_slow_even_then_is_refused_by_the_search():
 def test_without_a_clock_there_is_nothing_to_search_by(view):
     with pytest.raises(BudgetError, match="nothing can be timed here"):
         TimedSearch.of(view, Budget.parse("latency=0.5").latency, 1)
+    timed = replace(view, clock=FakeClock(0))
+    with pytest.raises(BudgetError, match=r"latency=0\.5: no layer of this network can be timed"):
+        TimedSearch.of(timed, Budget.parse("latency=0.5").latency, 0)
 
 
 @pytest.fixture

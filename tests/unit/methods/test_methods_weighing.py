@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from lissom.methods.hmc import Hmc, HmcSettings
+from lissom.methods.sensitivities import HarmWeights
 from lissom.methods.weighing import Weighing, WholeHarm
 from lissom.plan.budget import Budget
 from lissom.search.price import Configuration
@@ -71,11 +72,11 @@ def test_one_family_alone_has_nothing_to_be_weighed_against(view, variant):
 
 
 class Solver:
-    """Finds, for each weight, a solution that is the weight itself."""
+    """Finds, for given weights, a solution that is the weights themselves."""
 
-    def __init__(self, families=("prune", "decompose"), weight=1.0, asked=None):
-        self.families, self.weight = families, weight
-        self.asked = [] if asked is None else asked
+    def __init__(self, families=("prune", "decompose"), branches=(), weights=None, asked=None):
+        self.families, self.branches = families, branches
+        self.weights, self.asked = weights, [] if asked is None else asked
 
     @property
     def menu(self):
@@ -86,23 +87,23 @@ class Solver:
     def configuration(self, items, choice):
         return items
 
-    def weighing(self, weight):
-        return Solver(self.families, weight, self.asked)
+    def weighing(self, weights):
+        return Solver(self.families, self.branches, weights, self.asked)
 
     def search(self, fractions, rounds):
-        yield "at", Solution(self.weight)
+        yield "at", Solution(self.weights)
 
     def harm(self, solution):
         return 0.0
 
     def at(self, fractions):
-        self.asked.append((self.weight, fractions))
-        return Solution(self.weight)
+        self.asked.append((self.weights, fractions))
+        return Solution(self.weights)
 
 
 class Solution:
-    def __init__(self, weight):
-        self.items, self.choice, self.harm = weight, None, 0.0
+    def __init__(self, weights):
+        self.items, self.choice, self.harm = weights, None, 0.0
 
 
 LADDER = [1, 4, 16, 64, 256, 0.25, 0.0625]
@@ -119,10 +120,35 @@ LADDER = [1, 4, 16, 64, 256, 0.25, 0.0625]
     ],
 )
 def test_weights_are_tried_and_the_best_is_taken(harm, around, best):
-    weighing = Weighing(harm, (0.5,), 2)
+    weighing = Weighing(lambda weights: harm(weights.prune), (0.5,), 2)
     weighed, solution = weighing.weighed(Solver())
-    assert [one.prune_weight for one in weighing.tried] == [*LADDER, 2 * around, around / 2]
-    assert (weighing.best.prune_weight, solution.items, weighed.weight) == (best, best, best)
+    tried = [one.weights for one in weighing.tried]
+    assert tried == [HarmWeights(prune) for prune in (*LADDER, 2 * around, around / 2)]
+    assert weighing.best.weights == solution.items == weighed.weights == HarmWeights(best)
+
+
+def test_dropping_branches_is_weighed_at_the_weight_of_pruning_that_was_found():
+    weighing = Weighing(lambda w: abs(w.prune - 8) + abs(w.drop - 32), (0.5,), 2)
+    # Of 4 and 16 the first is as near to 8.
+    weighed, solution = weighing.weighed(Solver(branches=("one",)))
+    tried = [one.weights for one in weighing.tried]
+    assert tried[:7] == [HarmWeights(prune) for prune in LADDER]
+    assert tried[7:15] == [HarmWeights(4, drop) for drop in (*LADDER[1:], 32, 8)]
+    assert tried[15:] == [HarmWeights(8, 32), HarmWeights(2, 32)]
+    assert weighing.best.weights == solution.items == weighed.weights == HarmWeights(8, 32)
+    assert weighing.summary(solution.items) == (
+        "harm of the whole network: 0; pruning weighs 8, dropping 32 (weighing 1, 38)"
+    )
+    facts = weighing.facts(solution.items)
+    assert (facts["prune_weight"], facts["drop_weight"]) == (8, 32)
+    assert facts["tried"][-1]["drop_weight"] == 32
+
+
+def test_where_there_is_one_family_dropping_alone_is_weighed():
+    weighing = Weighing(lambda w: abs(w.drop - 4), (0.5,), 2)
+    weighing.weighed(Solver(families=("prune",), branches=("one",)))
+    assert [one.weights.drop for one in weighing.tried] == [*LADDER, 8, 2]
+    assert {one.weights.prune for one in weighing.tried} == {1.0}
 
 
 def test_the_same_network_is_measured_once(view, monkeypatch):
@@ -189,12 +215,12 @@ def test_nothing_to_choose_from_is_no_error(view):
 
 
 def test_a_second_search_keeps_what_the_first_has_found():
-    weighing, solver = Weighing(lambda w: abs(w - 8), (0.5,), 2), Solver()
+    weighing, solver = Weighing(lambda w: abs(w.prune - 8), (0.5,), 2), Solver()
     weighing.weighed(solver)
     count = len(weighing.tried)
     weighed, solution = weighing.weighed(solver)
-    assert (weighed.weight, solution.items) == (8, 8)
-    assert solver.asked == [(8, "at")]
+    assert weighed.weights == solution.items == HarmWeights(8)
+    assert solver.asked == [(HarmWeights(8), "at")]
     assert len(weighing.tried) == count
 
 
