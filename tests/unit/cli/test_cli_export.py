@@ -38,6 +38,7 @@ def test_a_run_becomes_an_int8_file_by_its_own_data(
     command = ["export", str(folder), "--to", "onnx-int8", "--out", str(path)]
     extra = ["--estimator", "mse", "--equalize", "never", "--correct-bias", "never"]
     count = ["--calibration-images", "64", "--runs", "2", "--layers"]
+    count.append("--allow-slower")  # what is slower on a busy machine is anybody's guess
     assert run([*command, *extra, *count]) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"{path}: {path.stat().st_size:,} bytes (ONNX in float32: ")
