@@ -57,7 +57,7 @@ def drop_harms(
     """
     harms: dict[str, float] = {}
     # Of what harms nothing a search would drop all, whatever the limit.
-    steepest = _LEAST / max(saved.values(), default=1)
+    steepest = _LEAST / max([1, *saved.values()])
     with meter("residual branches", len(branches)) as bar:
         for name, added in _way(branches, saved, harm):
             saving = max(saved[name], 1)

@@ -92,7 +92,8 @@ class TimedSearch(Generic[C]):
     A network takes more than the sum of its weight layers: additions, pooling, starting operators.
     At first that is taken to shrink with the layers: a busy machine, which slows whole networks but
     not the quick runs by which single layers are timed, then leaves room for layers all the same.
-    From the second network on the line through the last two that were measured tells what shrinks.
+    From then on the line through the network that is there and the last that was measured tells
+    what shrinks: these two are far enough apart for a slope.
 
     Attributes:
         clock: Runs the networks.
@@ -154,7 +155,7 @@ class TimedSearch(Generic[C]):
         """
         now_ms, original_ms = self.clock.milliseconds(self.model, self.original)
         line, aim = _Line(now_ms / self.layers_ms), self.limit.resolve(original_ms)
-        last = self.layers_ms, now_ms / original_ms
+        plain = self.layers_ms, now_ms / original_ms
         tried: list[Timed[C]] = []
         for _ in range(_ATTEMPTS):
             share = 1.0 if all(one.met for one in tried) else _AGAIN
@@ -171,8 +172,7 @@ class TimedSearch(Generic[C]):
             if _settled(tried):
                 break
             # A machine that slows down slows the original, too.
-            now = layers_ms, new_ms / beside_ms
-            line, last = _Line.through(last, now).times(beside_ms), now
+            line = _Line.through(plain, (layers_ms, new_ms / beside_ms)).times(beside_ms)
         return self._best(tried, original_ms)
 
     def _best(self, tried: list[Timed[C]], original_ms: float) -> tuple[C, dict[str, Any]]:

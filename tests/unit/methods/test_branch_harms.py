@@ -120,6 +120,11 @@ def test_a_branch_harms_as_much_as_it_adds_to_those_that_went(view):
     assert known.asked[:7] == ["", "0", "1", "2", "12", "01", "012"]
 
 
+def test_what_saves_nothing_has_a_harm_too(view):
+    known = Known({"0": 0.5, "1": 0.1, "2": 0.2, "01": 0.7, "12": 1.6, "012": 1.7})
+    assert judged(view, known, (0, 0, 0))["1"] == pytest.approx(0.1)
+
+
 def test_what_is_there_before_any_drop_is_nobodys(view):
     known = Known({"": 0.1, "0": 0.5, "1": 0.1, "2": 0.2, "01": 0.7, "12": 1.6, "012": 1.7})
     harms = judged(view, known)
