@@ -35,12 +35,11 @@ def as_one(model: nn.Module) -> Iterator[tuple[str, ...]]:
     Yields:
         Names of the layers that compute as one.
     """
-    wholes = {name: filter_cp_whole(module) for name, module in model.named_modules()}
-    chosen = {
-        name: (model.get_submodule(name), whole)
-        for name, whole in wholes.items()
-        if whole is not None and _pays(model.get_submodule(name), whole)
-    }
+    chosen: dict[str, tuple[nn.Module, nn.Conv2d]] = {}
+    for name, module in model.named_modules():
+        whole = filter_cp_whole(module)
+        if whole is not None and _pays(module, whole):
+            chosen[name] = module, whole
     for module, whole in chosen.values():
         module.__class__ = _AsOne
         # In a tuple, for it is no part of the network.
@@ -61,8 +60,9 @@ class _AsOne(nn.Sequential):
     def forward(self, inputs: Tensor) -> Tensor:
         found = vars(self).get(_WHOLE)  # a slice has none
         if found is None or any(map(does_more, self)):
-            outputs: Tensor = super().forward(inputs)  # type: ignore[no-untyped-call]
-            return outputs
+            for part in self:
+                inputs = part(inputs)
+            return inputs
         parts = {"first": self.first, "core": self.core, "last": self.last}
         factors = {f"{name}.weight": part.weight for name, part in parts.items()}
         # Of what autocast rounds to bf16 the product loses more than the layer itself would.
