@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 from row import Row
 
@@ -19,12 +20,23 @@ _ARMS = {
     "prune-only": ("stages.0.variant=prune_only",),
     "three-means": ("stages.0.rule=three_means",),
     "summed-harms": ("stages.0.weigh=summed",),
+    "summed-harms-random": ("stages.0.weigh=summed", "stages.0.groups=random"),
+    "summed-harms-inverted": ("stages.0.weigh=summed", "stages.0.groups=inverted"),
+    # With the other families most layers of these networks are decomposed, whatever the label.
+    "tucker2": ("stages.0.families=[tucker2]",),
+    "tucker2-random": ("stages.0.families=[tucker2]", "stages.0.groups=random"),
+    "tucker2-inverted": ("stages.0.families=[tucker2]", "stages.0.groups=inverted"),
+    "tucker2-decompose-only": (
+        "stages.0.families=[tucker2]",
+        "stages.0.variant=decompose_only",
+    ),
     "not-whitened": ("stages.0.whiten=false",),
     "not-rebuilt": ("stages.0.rebuild=false",),
     "second-order": ("stages.0.estimator=second_order",),
     "first-order": ("stages.0.estimator=first_order",),
 }
-_ABLATION_EPOCHS = 8
+# Without recovery (batch norms recalibrated), and with it.
+_ABLATION_EPOCHS = (0, 8)
 # budget, epochs, length
 _GOALS = {
     "resnet20": (("macs=0.45", 15, "usual"), ("macs=0.45", 40, "usual")),
@@ -35,7 +47,6 @@ _GOALS = {
         ("macs=0.28,params=0.25", 60, "long"),
     ),
 }
-# Without recovery (batch norms recalibrated), and with it.
 _AGAINST = {"resnet20": (0, 15), "resnet56": (0, 10)}
 # What the rivals are offered: channels alone, every count, inside the residual blocks.
 _LIKE_RIVALS = {"prune-only": ("stages.0.variant=prune_only", "round_to=1")}
@@ -48,8 +59,8 @@ def rows_of(network: str) -> Iterator[Row]:
     """Yield the rows of one network."""
     if network in ("resnet20", "digits_resnet"):
         for budget in ("macs=0.4", "macs=0.25"):
-            for arm, settings in _ARMS.items():
-                yield Row("ablation", network, arm, _ABLATION_EPOCHS, budget, settings)
+            for epochs, (arm, settings) in product(_ABLATION_EPOCHS, _ARMS.items()):
+                yield Row("ablation", network, arm, epochs, budget, settings)
     for budget, epochs, length in _GOALS.get(network, ()):
         yield Row("goal", network, "hmc", epochs, budget, length=length)
         yield from _rivals(network, budget, epochs, length)
