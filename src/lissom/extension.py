@@ -130,6 +130,7 @@ class ModelView:
             else.
         device: Where networks are judged on held-out data; as in ``TrainSettings``.
         later: Stand-ins for decisions of later stages, for who counts the file's bytes, or None.
+        limited: Quantities that the budget limits: what may be done at all can depend on them.
     """
 
     model: nn.Module
@@ -151,6 +152,7 @@ class ModelView:
     allow_slower: bool = False
     device: str = "cpu"
     later: Plan | None = None
+    limited: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 from lissom.extension import ModelView
 from lissom.graph.branches import Branch, residual_branches
@@ -24,29 +25,30 @@ def droppable(view: ModelView) -> tuple[Branch, ...]:
     return tuple(branch for branch in found if not view.ignore.intersection(branch.layers))
 
 
-def savings(branches: Sequence[Branch], pricer: Pricer) -> dict[str, int]:
-    """Give what dropping each branch saves: nanoseconds if the pricer has a clock, else MACs."""
-
-    def cost(*dropped: Branch) -> int:
-        price = pricer.price(Configuration(dropped=dropped))
-        return price.nanoseconds or price.macs
-
-    return {branch.name: cost() - cost(branch) for branch in branches}
+def cost_by(pricer: Pricer) -> Callable[[Configuration], int]:
+    """Give what counts networks' cost: nanoseconds if the pricer has a clock, else MACs."""
+    if pricer.price(Configuration()).nanoseconds:
+        return lambda configuration: pricer.price(configuration).nanoseconds
+    return lambda configuration: pricer.price(configuration).macs
 
 
 def drop_harms(
-    branches: Sequence[Branch], saved: Mapping[str, int], harm: Callable[[Configuration], float]
+    branches: Sequence[Branch],
+    cost: Callable[[Configuration], int],
+    harm: Callable[[Configuration], float],
 ) -> dict[str, float]:
     """Judge branches on a way that drops ever more of them, the least harm per saving first.
 
     Harms of several branches do not add. So a branch gets the harm that it adds to those before it
-    on the way, at no lower a price per saving than theirs: a search that adds such harms begins at
-    the start of the way, and the sum over any first part of it is what was measured together, or
-    more. After each drop the three that looked best are measured anew. No branch is free.
+    on the way, at no lower a price per saving than theirs: a search under this one limit that adds
+    such harms begins at the start of the way, and the sum over any first part of it is what was
+    measured together, or more, beyond what batch norms taken anew harm. After each drop the three
+    that looked best are measured anew. No branch is free.
 
     Args:
         branches: To be judged.
-        saved: By name, what dropping a branch saves.
+        cost: Gives a network's cost, as ``cost_by``. What a branch saves is told where it goes: of
+            one that lies within another there may be nothing left.
         harm: Measures networks; infinite for one that is broken.
 
     Returns:
@@ -56,13 +58,14 @@ def drop_harms(
         Minoux, Optimization Techniques, 1978 (lazy greedy).
     """
     harms: dict[str, float] = {}
+    plain = cost(Configuration())
+    alone = [plain - cost(Configuration(dropped=(branch,))) for branch in branches]
     # Of what harms nothing a search would drop all, whatever the limit.
-    steepest = _LEAST / max([1, *saved.values()])
+    steepest = _LEAST / max([1, *alone])
     with meter("residual branches", len(branches)) as bar:
-        for name, added in _way(branches, saved, harm):
-            saving = max(saved[name], 1)
-            steepest = max(steepest, added / saving)
-            harms[name] = steepest * saving
+        for name, step in _way(branches, cost, harm):
+            steepest = max(steepest, step.price)
+            harms[name] = steepest * step.saved
             bar.advance()
     return harms
 
@@ -72,25 +75,48 @@ def dropped_labels(branches: Collection[Branch]) -> dict[str, str]:
     return {layer: "drop" for branch in branches for layer in branch.layers}
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What dropping one branch more adds to the harm, and saves: at least 1."""
+
+    added: float
+    saved: int
+
+    @property
+    def price(self) -> float:
+        return self.added / self.saved
+
+
 def _way(
-    branches: Sequence[Branch], saved: Mapping[str, int], harm: Callable[[Configuration], float]
-) -> Iterator[tuple[str, float]]:
-    """Yield the branches in the order in which they go, with the harm that each adds."""
+    branches: Sequence[Branch],
+    cost: Callable[[Configuration], int],
+    harm: Callable[[Configuration], float],
+) -> Iterator[tuple[str, _Step]]:
+    """Yield the branches in the order in which they go, those that break the network last."""
     left = {branch.name: branch for branch in branches}
-    added: dict[str, float] = {}
-    gone: list[Branch] = []
+    gone: tuple[Branch, ...] = ()
     reached = harm(Configuration()) if branches else 0.0  # of batch norms that are taken anew
 
+    def step(branch: Branch) -> _Step:
+        before, after = Configuration(dropped=gone), Configuration(dropped=(*gone, branch))
+        together = harm(after)
+        fine = math.isfinite(together) and math.isfinite(reached)
+        added = max(together - reached, 0.0) if fine else math.inf
+        return _Step(added, max(cost(before) - cost(after), 1))
+
+    steps: dict[str, _Step] = {}
+
     def price(name: str) -> float:
-        return added.get(name, 0.0) / max(saved[name], 1)
+        return steps[name].price if name in steps else 0.0
 
     while left:
-        nearest = sorted(left, key=price)[: _AGAIN if added else None]
-        for name in nearest:
-            together = harm(Configuration(dropped=(*gone, left[name])))
-            fine = math.isfinite(together) and math.isfinite(reached)
-            added[name] = max(together - reached, 0.0) if fine else math.inf
+        nearest = sorted(left, key=price)[: _AGAIN if steps else None]
+        steps |= {name: step(left[name]) for name in nearest}
         taken = min(nearest, key=price)
-        gone.append(left.pop(taken))
-        reached += added[taken]
-        yield taken, added[taken]
+        if math.isfinite(price(taken)):
+            gone = (*gone, left.pop(taken))
+            reached += steps[taken].added
+            yield taken, steps[taken]
+        elif all(math.isinf(price(name)) for name in left):
+            yield from ((name, steps[name]) for name in left)
+            return

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lissom.extension import COUNTS, ModelView, Proposal
 from lissom.graph.branches import Branch
-from lissom.methods.branch_harms import drop_harms, droppable, dropped_labels, savings
+from lissom.methods.branch_harms import cost_by, drop_harms, droppable, dropped_labels
 from lissom.methods.estimators import compared, estimator_of
 from lissom.methods.grouping import VARIANTS as VARIANTS
 from lissom.methods.grouping import Rule, restricted
@@ -65,7 +65,7 @@ class Hmc:
         weights = WeightMath(view.model, view.graph, {})
         rule = unmeasured_rule(self.settings.ranks, weights)
         menu = menu_of(units, cuts, pricer, self.settings.offered, view.round_to, rule)
-        menu = replace(menu, branches=self._branches(view, None))
+        menu = replace(menu, branches=self._branches(view, timed="latency" in view.limited))
         return menu.smallest(self.settings.variant)
 
     def plan(self, view: ModelView, budget: Budget) -> Proposal:
@@ -96,14 +96,12 @@ class Hmc:
         cuts = cuts_of(units, scores, view.round_to)
         rule = rank_rule(settings.ranks, weights)
         menu = menu_of(units, cuts, pricer, settings.offered, view.round_to, rule)
-        menu = replace(menu, branches=self._branches(view, budget))
+        menu = replace(menu, branches=self._branches(view, timed=budget.latency is not None))
         sensitivities = self._sensitivities(view, scores, weights, processes)
         recipe = f"statistics_images={settings.statistics_images} {weights.recipe}"
         whole = WholeHarm(view, weights, settings.images, recipe)
         # Every process would tell other times, and then find something else.
-        drops = processes.from_first(
-            lambda: drop_harms(menu.branches, savings(menu.branches, pricer), whole)
-        )
+        drops = processes.from_first(lambda: drop_harms(menu.branches, cost_by(pricer), whole))
         sensitivities = replace(sensitivities, drop_harms=drops)
         solver = Solver(menu, sensitivities, budget.limits(view.graph.cost), self._rule)
         weighing = Weighing(whole, settings.fractions, settings.rounds)
@@ -115,7 +113,7 @@ class Hmc:
         return Proposal(
             plan=Plan(decisions),
             values=values,
-            predicted=pricer.price(configuration),
+            predicted=processes.from_first(lambda: pricer.price(configuration)),  # times, too
             labels=layer_labels(view.graph, units, solution.groups)
             | dropped_labels(configuration.dropped),
             sensitivities=sensitivities.by_layer(units),
@@ -230,8 +228,7 @@ class Hmc:
         view.say(sensitivities.summary)
         return sensitivities
 
-    def _branches(self, view: ModelView, budget: Budget | None) -> tuple[Branch, ...]:
-        timed = budget is not None and budget.latency is not None
+    def _branches(self, view: ModelView, *, timed: bool) -> tuple[Branch, ...]:
         wanted = self.settings.depth == "yes" or (self.settings.depth == "auto" and timed)
         return droppable(view) if wanted else ()
 

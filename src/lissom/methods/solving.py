@@ -54,7 +54,7 @@ class Solution:
         """
         done: dict[str, set[str]] = {}
         for item, option in zip(self.items, self.choice, strict=True):
-            if option:
+            if option and item.branch is None:  # a branch may have a unit's name
                 done.setdefault(item.unit, set()).add(DECOMPOSE if item.layer else PRUNE)
         labels = dict(self.labels)
         for name, label in self.labels.items():
@@ -203,7 +203,11 @@ def solved_fractions(menu: Menu, solution: Solution, fractions: Fractions) -> Fr
     solved = dict(fractions)
     plain = menu.pricer.price(menu.configuration((), ())).macs
     for unit in menu.units:
-        mine = [i for i, item in enumerate(solution.items) if item.unit == unit.name]
+        mine = [
+            place
+            for place, item in enumerate(solution.items)
+            if item.unit == unit.name and item.branch is None
+        ]
         if not any(solution.choice[i] for i in mine) or not unit.cost.macs:
             continue
         items = tuple(solution.items[i] for i in mine)

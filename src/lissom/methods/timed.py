@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -68,9 +69,14 @@ class _Line:
         apart = first[0] - second[0]
         slope = (first[1] - second[1]) / apart if abs(apart) > _APART * first[0] else 0.0
         if slope <= 0:
-            layers, network = second if second[0] else first
-            return cls(network / layers)
+            return cls.in_proportion(first, second)
         return cls(slope, second[1] - slope * second[0])
+
+    @classmethod
+    def in_proportion(cls, first: tuple[float, float], second: tuple[float, float]) -> _Line:
+        """Give the line from nothing through the second network, or the first if that has none."""
+        layers, network = second if second[0] else first
+        return cls(network / layers)
 
     def times(self, factor: float) -> _Line:
         """Give the same in another unit of time."""
@@ -93,7 +99,9 @@ class TimedSearch(Generic[C]):
     At first that is taken to shrink with the layers: a busy machine, which slows whole networks but
     not the quick runs by which single layers are timed, then leaves room for layers all the same.
     From then on the line through the network that is there and the last that was measured tells
-    what shrinks: these two are far enough apart for a slope.
+    what shrinks: these two are far enough apart for a slope. Where nothing is small enough by that
+    line, all is taken to shrink once more; where it leads past a network that is known to miss the
+    limit, halfway to it from one that is known to keep it is tried.
 
     Attributes:
         clock: Runs the networks.
@@ -154,13 +162,13 @@ class TimedSearch(Generic[C]):
             BudgetError: ``solve`` finds nothing at first, or no candidate keeps the limit.
         """
         now_ms, original_ms = self.clock.milliseconds(self.model, self.original)
-        line, aim = _Line(now_ms / self.layers_ms), self.limit.resolve(original_ms)
+        lines, aim = [_Line(now_ms / self.layers_ms)], self.limit.resolve(original_ms)
         plain = self.layers_ms, now_ms / original_ms
         tried: list[Timed[C]] = []
         for _ in range(_ATTEMPTS):
             share = 1.0 if all(one.met for one in tried) else _AGAIN
             try:
-                candidate = solve(max(int(line.layers(share * aim) * 1e6), 1))
+                line, candidate = _first_found(solve, lines, share * aim, tried)
             except BudgetError:
                 if not tried:
                     raise
@@ -172,7 +180,11 @@ class TimedSearch(Generic[C]):
             if _settled(tried):
                 break
             # A machine that slows down slows the original, too.
-            line = _Line.through(plain, (layers_ms, new_ms / beside_ms)).times(beside_ms)
+            shares = plain, (layers_ms, new_ms / beside_ms)
+            lines = [_Line.through(*shares).times(beside_ms)]
+            # Where the last network was hardly faster, by what it is or by what ran beside it, the
+            # line says that no network keeps the limit.
+            lines.append(_Line.in_proportion(*shares).times(beside_ms))
         return self._best(tried, original_ms)
 
     def _best(self, tried: list[Timed[C]], original_ms: float) -> tuple[C, dict[str, Any]]:
@@ -193,6 +205,30 @@ class TimedSearch(Generic[C]):
             "chosen": next(place for place, one in enumerate(tried) if one is best),
         }
         return best.candidate, facts
+
+
+def _first_found(
+    solve: Callable[[int], C], lines: Sequence[_Line], most_ms: float, tried: Sequence[Timed[C]]
+) -> tuple[_Line, C]:
+    """Solve by the first line by which there is a candidate, and give both."""
+
+    def solved(line: _Line) -> C:
+        return solve(max(int(_between(tried, line.layers(most_ms)) * 1e6), 1))
+
+    *others, last = lines
+    for line in others:
+        with suppress(BudgetError):
+            return line, solved(line)
+    return last, solved(last)
+
+
+def _between(tried: Sequence[Timed[C]], layers_ms: float) -> float:
+    """Give the layers' time; halfway from what kept the limit to what missed it if not between."""
+    kept = max((one.layers_ms for one in tried if one.met), default=0.0)
+    missed = min((one.layers_ms for one in tried if not one.met), default=0.0)
+    if not 0 < kept < missed or kept < layers_ms < missed:
+        return layers_ms
+    return (kept + missed) / 2
 
 
 def _settled(tried: list[Timed[C]]) -> bool:

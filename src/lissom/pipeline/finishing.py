@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lissom.errors import BudgetError
 from lissom.extension import Method, ModelView, limits_of
-from lissom.plan.budget import Limit
+from lissom.plan.budget import Budget, Limit
 from lissom.train.processes import Processes
 
 EXAMPLES = {
@@ -63,16 +63,17 @@ def keeps(methods: Sequence[Method]) -> bool:
     return any("size" in held_by(one) for one in before)
 
 
-def facing(view: ModelView, after: Sequence[Method], size: object) -> ModelView:
-    """Give a view with stand-ins for later decisions, where the file's bytes are counted.
+def facing(view: ModelView, after: Sequence[Method], budget: Budget) -> ModelView:
+    """Give a view with what is limited, and, where the file's bytes are, with later decisions.
 
     Args:
         view: Of the network that a stage starts from.
         after: The methods of the stages after it.
-        size: The limit on the file's bytes; None: nobody counts them.
+        budget: Of the stage.
     """
+    view = replace(view, limited=frozenset(budget.to_dict()))
     foreseeing = [one.foreseen for one in after if hasattr(one, "foreseen")]
-    if size is None or not foreseeing:
+    if budget.size is None or not foreseeing:
         return view
     plans = Processes.here().from_first(lambda: [one(view) for one in foreseeing])
     return replace(view, later=sum(plans[1:], plans[0]))

@@ -100,14 +100,14 @@ class Step:
         )
 
     def facing(self, steps: Sequence[Step], view: ModelView) -> ModelView:
-        """Give a view with stand-ins for later decisions, where this step counts the file's bytes.
+        """Give a view with what this step is held to, and with later decisions.
 
         Args:
             steps: Of the run.
             view: Of the network that this one starts from.
         """
         after = [one.method for one in steps if one.stage > self.stage]
-        return facing(view, after, self.target.size)
+        return facing(view, after, self.target)
 
     def proposed(self, view: ModelView) -> Proposal:
         """Let the method decide.

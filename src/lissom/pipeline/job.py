@@ -251,7 +251,7 @@ class Job:
     ) -> tuple[Feasibility, tuple[Step, ...]]:
         methods, now = [stage.method for stage in stages], view.graph.cost
         with self._phase("feasibility"):
-            faced = facing(view, methods[1:], budget.size)
+            faced = facing(view, methods[1:], budget)
             table = feasibility(methods, budget, now, lambda method: method.smallest(faced))
         self.settings.say(table.table)
         table.check()

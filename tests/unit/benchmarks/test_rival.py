@@ -175,8 +175,15 @@ def test_a_limit_on_latency_is_what_the_network_beside_it_takes(tmp_path: Path) 
     with pytest.raises(LissomError, match=folder.name):
         equal_time.at_equal_time(by_latency, tmp_path, 0)
     folder.mkdir()
-    measured = replace(REPORT.compressed, latency={"ratio": 0.61249})
-    (folder / "report.json").write_bytes(report_content(replace(REPORT, compressed=measured)))
+
+    def measured(ratio: float) -> None:
+        side = replace(REPORT.compressed, latency={"ratio": ratio})
+        (folder / "report.json").write_bytes(report_content(replace(REPORT, compressed=side)))
+
+    measured(1.012)
+    with pytest.raises(LissomError, match=r"takes 1\.012 of the original's time: nothing to"):
+        equal_time.at_equal_time(by_latency, tmp_path, 0)
+    measured(0.61249)
     found = equal_time.at_equal_time(by_latency, tmp_path, 0)
     assert (found.group, found.budget) == ("latency", "latency=0.612")
     assert by_latency.key(0)[3] == by_macs.budget

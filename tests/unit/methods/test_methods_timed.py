@@ -127,10 +127,40 @@ def test_after_a_miss_less_is_aimed_at():
 
 
 def test_the_mildest_of_what_keeps_the_limit_is_taken():
-    clock = FakeClock(rest_us=0, drift=[1.0, 1.0, 1.0])
-    sizes = [100, 450, 520]
-    size, _ = run(search(clock), sizes)
-    assert size == 450
+    """The first keeps the limit with room to spare, the second uses it up."""
+    clock = FakeClock(rest_us=0, factor=0.5, drift=[1.8])
+    size, facts = run(search(clock, "latency=225us"), [200, 250, 400])
+    assert [one["layers_ms"] for one in facts["attempts"]][:2] == [0.25, 0.4]
+    assert all(one["measured_ms"] <= 0.225 for one in facts["attempts"])
+    assert (size, facts["chosen"]) == (400, 1)
+
+
+@pytest.mark.parametrize("slowed", [0.05, 0.08, 0.09, 0.099, 0.1, 0.12, 0.3])
+def test_one_run_that_something_slowed_ends_no_search(slowed):
+    """Else the line through it and the plain network leaves nothing for the layers."""
+
+    class Disturbed(FakeClock):
+        def milliseconds(self, network, original):
+            taken, beside = super().milliseconds(network, original)
+            return taken + (slowed if self.runs == 2 else 0.0), beside
+
+    size, facts = run(search(Disturbed(rest_us=0), "latency=0.9"))
+    assert 0.97 * 900 <= size <= 900
+    assert len(facts["attempts"]) <= 4
+
+
+@pytest.mark.parametrize("flat", [0.7, 0.8, 0.9, 0.97])
+def test_what_shrinks_late_is_found(flat):
+    """Ranks add operators; only networks without branches are faster."""
+
+    class Late(FakeClock):
+        def milliseconds(self, network, original):
+            share = network.layers_us / original.layers_us
+            return (share if share == 1 or share < 0.4 else flat), 1.0
+
+    size, facts = run(search(Late(0), "latency=0.45"))
+    assert facts["attempts"][facts["chosen"]]["measured_ms"] <= 0.45
+    assert 300 <= size < 400
 
 
 def test_a_limit_that_nothing_keeps_names_what_was_reached():
