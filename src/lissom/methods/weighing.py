@@ -23,8 +23,8 @@ from lissom.methods.sensitivities import HarmWeights
 from lissom.methods.solving import Fractions, Solution, Solver
 from lissom.methods.weights import WeightMath
 from lissom.search.price import Configuration
-from lissom.sensitivity.candidate import Candidate
 from lissom.sensitivity.measure import Measured
+from lissom.sensitivity.whole import WholeNetworks
 from lissom.task import Task
 from lissom.train.recalibrate import refresh_statistics
 
@@ -46,7 +46,8 @@ class WholeHarm:
         """
         self._weights, self._task, self._recipe = weights, view.task, recipe
         self._batches = list(_first(view.data.calibration, view.task, images))
-        self._measured = Measured(view.model, self._batches, view.task, images, view.cache)
+        measured = Measured(view.model, self._batches, view.task, images, view.cache)
+        self._networks = WholeNetworks(measured)
         self._known: dict[str, float] = {}
 
     def __call__(self, configuration: Configuration) -> float:
@@ -57,18 +58,13 @@ class WholeHarm:
         return self._known[name]
 
     def _measure(self, name: str, configuration: Configuration) -> float:
-        built: list[nn.Module] = []
-
         def network() -> nn.Module:
-            if not built:
-                model = self._weights.built(configuration)
-                refresh_statistics(model, _samples_together(self._batches, self._task))
-                built.append(model)
-            return built[0]
+            model = self._weights.built(configuration)
+            refresh_statistics(model, _samples_together(self._batches, self._task))
+            return model
 
-        whole = Candidate("the network", "all", 0.0, {}, network, f"{name} {self._recipe}")
         try:
-            return self._measured.harms([whole]).mean[0]
+            return self._networks.harm(f"{name} {self._recipe}", network)
         except ModelError:
             return math.inf
 

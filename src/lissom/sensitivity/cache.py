@@ -46,7 +46,7 @@ class HarmCache:
             self.harms = _read(self._path)
 
     def save(self) -> None:
-        """Write to disk, whole or not at all.
+        """Write to disk, whole or not at all, with what others have written there meanwhile.
 
         Raises:
             LissomError: The folder can't be written to.
@@ -56,6 +56,8 @@ class HarmCache:
         temporary = self._path.with_suffix(".tmp")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._path.exists():
+                self.harms = _read(self._path) | self.harms
             temporary.write_text(json.dumps(self.harms))
             temporary.replace(self._path)
         except OSError as error:

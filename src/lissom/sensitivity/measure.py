@@ -61,15 +61,8 @@ class Measured:
             DataError: There is no batch.
             ModelError: A distance is not finite.
         """
-        chosen = _take(self.batches, self.task, self.images)
+        chosen, store = self.opened()
         size = chosen[0][0].shape[0]
-        facts = {
-            "batch": size,
-            "inputs": _inputs_hash(chosen),
-            "task": _task_name(self.task),
-            "outputs": _outputs_seen(self.model, chosen[0]),
-        }
-        store = HarmCache(self.cache, fingerprint(self.model, facts))
         store.harms = self.processes.from_first(lambda: store.harms)
         keys = [candidate.key for candidate in candidates]
         different = dict(zip(keys, candidates, strict=True))
@@ -90,6 +83,21 @@ class Measured:
                     store.save()
         found = [store.harms[key][: len(chosen)] for key in keys]
         return _summary(found, size, forwards, forwards_run)
+
+    def opened(self) -> tuple[list[tuple[Tensor, ...]], HarmCache]:
+        """Give the inputs of the batches, in pieces, and the cache for harms on them.
+
+        Raises:
+            DataError: There is no batch.
+        """
+        chosen = _take(self.batches, self.task, self.images)
+        facts = {
+            "batch": chosen[0][0].shape[0],
+            "inputs": _inputs_hash(chosen),
+            "task": _task_name(self.task),
+            "outputs": _outputs_seen(self.model, chosen[0]),
+        }
+        return chosen, HarmCache(self.cache, fingerprint(self.model, facts))
 
     def _shared(
         self,
@@ -146,7 +154,7 @@ class _Runner:
         harms, forwards = {}, 1.0
         for place, candidate in candidates.items():
             outputs, share = _outputs(candidate, replay, inputs)
-            harms[place] = _harm(self._task, outputs, reference, candidate)
+            harms[place] = finite_distance(self._task, outputs, reference, candidate)
             forwards += share
             bar.advance(1, candidate.unit)
         return _Part(harms, forwards)
@@ -160,7 +168,12 @@ def _outputs(
     return replay.run(candidate.overrides), replay.affected(candidate.overrides)
 
 
-def _harm(task: Task, outputs: Any, reference: Any, candidate: Candidate) -> float:
+def finite_distance(task: Task, outputs: Any, reference: Any, candidate: Candidate) -> float:
+    """Give the distance between outputs, or say of which candidate it is none.
+
+    Raises:
+        ModelError: It is not finite.
+    """
     harm = float(task.distance(outputs, reference))
     if not math.isfinite(harm):
         raise ModelError(

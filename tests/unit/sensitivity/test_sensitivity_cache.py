@@ -33,6 +33,15 @@ def test_harms_come_back_and_nothing_temporary_stays(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["harms-k.json"]
 
 
+def test_what_others_wrote_meanwhile_stays(tmp_path):
+    one, other = HarmCache(tmp_path, "k"), HarmCache(tmp_path, "k")
+    one.harms |= {"a": [0.1], "both": [0.2]}
+    one.save()
+    other.harms |= {"b": [0.3], "both": [0.2, 0.4]}
+    other.save()
+    assert HarmCache(tmp_path, "k").harms == {"a": [0.1], "b": [0.3], "both": [0.2, 0.4]}
+
+
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     store = HarmCache(None, "k")
