@@ -61,6 +61,7 @@ def arguments(
     parser.add_argument("--rows", nargs="+", default=list(groups), choices=groups)
     parser.add_argument("--variants", nargs="+", help="only these rows of the chosen groups")
     parser.add_argument("--epochs", type=int, nargs="+", help="only rows of so many epochs")
+    parser.add_argument("--budgets", nargs="+", help="only rows of these budgets")
     parser.add_argument("--long", action="store_true", help="the rows that need a GPU, too")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -92,10 +93,10 @@ def run_rows(
     every = [row for network in given.networks for row in rows_of(network)]
     chosen = [row for row in every if _chosen(given, row)]
     if not chosen:
-        known = sorted({(row.group, row.variant, row.epochs) for row in every})
+        known = sorted({(row.group, row.variant, row.epochs, row.budget) for row in every})
         sys.exit(
-            "no row is of these groups, variants and epochs; of these networks there are "
-            + "; ".join(f"{group} {variant} {epochs}" for group, variant, epochs in known)
+            "no row is of these groups, variants, epochs and budgets; of these networks there are "
+            + "; ".join(" ".join(map(str, one)) for one in known)
         )
     for row in chosen:
         key = row.key(given.seed)
@@ -198,6 +199,7 @@ def _chosen(given: argparse.Namespace, row: Row) -> bool:
     if row.length == "long" and not given.long:
         return False
     wanted = row.group in given.rows and row.variant in (given.variants or [row.variant])
+    wanted &= row.budget in (given.budgets or [row.budget])
     return wanted and row.epochs in (given.epochs or [row.epochs])
 
 

@@ -1,9 +1,10 @@
-"""Latency: is anything ever slower, and how well is it predicted.
+"""Latency: is anything ever slower, how well is it predicted, and what rounding does for a rival.
 
 Networks with random weights on random images: what they take depends on their structure alone,
 once batch norms fit their inputs (activations that vanish are denormal numbers, and slow). Each is
 compressed without training, by HMC (second order) under a budget of MACs, in float32, and timed
-beside the original. Networks that are already in the results file are skipped:
+beside the original; by Torch-Pruning, too, with channel counts as they come and in eights. Rows
+that are already in the results file are skipped:
 
     python benchmarks/latency.py --rows never-slower
 """
@@ -24,11 +25,14 @@ from torch import nn
 from lissom.errors import LissomError
 from lissom.export.files import write_files
 from lissom.export.runtime import RUNTIME
+from lissom.graph.capture import capture
+from lissom.measure.clock import RuntimeClock
 from lissom.measure.latency import Conditions
 from lissom.methods.hmc import Hmc, HmcSettings
 from lissom.models.catalog import build_model
 from lissom.pipeline.compress import compress
 from lissom.pipeline.settings import Settings
+from lissom.plan.budget import Budget
 from lissom.task import Data
 from lissom.train.machine import processor_name
 from lissom.train.settings import TrainSettings
@@ -61,7 +65,11 @@ NETWORKS = {
     "timm:repvgg_a0": 224,
 }
 """Networks and the side of their inputs."""
-ROWS = {"never-slower": False, "allowed": True}
+OURS = {"never-slower": False, "allowed": True}
+"""Rows, and whether to take what costs time."""
+RIVALS = {"torch-pruning": None, "torch-pruning-8": 8}
+"""Rows of Torch-Pruning, and what its channel counts are multiples of."""
+ROWS = (*OURS, *RIVALS)
 _CHEAP = HmcSettings(
     estimator="second_order",
     compare=False,
@@ -96,6 +104,39 @@ def network_of(name: str, data: Data) -> nn.Module:
     return model.eval()
 
 
+def conditions(side: int) -> Conditions:
+    """Give how networks of that size are timed."""
+    return Conditions(runs=100 if side < 64 else 30)
+
+
+def measure_rival(name: str, budget: str, row: str, cache: Path) -> dict[str, Any]:
+    """Prune one network with Torch-Pruning, and time it; or say why not."""
+    try:
+        from rival_rounding import pruned  # a test dependency: other rows do without
+    except ModuleNotFoundError as error:
+        return {"refused": f"{error}; pip install torch-pruning==1.6.1"}
+    torch.manual_seed(0)
+    side = NETWORKS[name]
+    model, inputs = network_of(name, random_data(side)), (torch.randn(1, 3, side, side),)
+    start = time.perf_counter()
+    before = capture(model, inputs).cost
+    try:
+        network = pruned(model, inputs, Budget.parse(budget).limits(before), RIVALS[row])
+    except LissomError as error:
+        return {"refused": str(error), "seconds": time.perf_counter() - start}
+    clock = RuntimeClock(conditions(side), inputs, cache)
+    ratio = clock.ratio(network, model)
+    after_ms, before_ms = clock.milliseconds(network, model)
+    return {
+        "macs": [before.macs, capture(network, inputs).cost.macs],
+        "latency_ms": [before_ms, after_ms],
+        "ratio": ratio.median,
+        "ratio_low": ratio.low,
+        "ratio_high": ratio.high,
+        "seconds": time.perf_counter() - start,
+    }
+
+
 def measure(name: str, budget: str, row: str, cache: Path) -> dict[str, Any]:
     """Compress one network and give what its report says of time; or why it was refused."""
     torch.manual_seed(0)
@@ -111,9 +152,9 @@ def measure(name: str, budget: str, row: str, cache: Path) -> dict[str, Any]:
             budget=budget,
             settings=Settings(
                 recover=TrainSettings(epochs=0, device="cpu"),
-                latency=Conditions(runs=100 if side < 64 else 30),
+                latency=conditions(side),
                 cache=cache,
-                allow_slower=ROWS[row],
+                allow_slower=OURS[row],
             ),
         )
     except LissomError as error:
@@ -133,7 +174,8 @@ def measure(name: str, budget: str, row: str, cache: Path) -> dict[str, Any]:
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Give medians over the networks that were compressed, and who was refused."""
     done = [row for row in rows if "ratio" in row]
-    errors = [abs(row["prediction_error"]) for row in done if row["prediction_error"] is not None]
+    predicted = [row.get("prediction_error") for row in done]
+    errors = [abs(error) for error in predicted if error is not None]
     return {
         "networks": len(rows),
         "refused": [row["network"] for row in rows if "refused" in row],
@@ -167,7 +209,8 @@ def main() -> None:
             key = [row, name, given.budget]
             if any(done["key"] == key for done in rows):
                 continue
-            found = measure(name, given.budget, row, given.cache)
+            how = measure_rival if row in RIVALS else measure
+            found = how(name, given.budget, row, given.cache)
             origin = {"commit": revision(), "runtime": RUNTIME, "processor": processor_name()}
             rows.append({"key": key, "network": name, **found, **origin})
             write_files({given.results: (json.dumps(rows, indent=1) + "\n").encode()})
