@@ -159,11 +159,16 @@ def compressed(
 
 
 def compressed_or_rival(
-    given: argparse.Namespace, row: Row, method: str, sections: Mapping[str, Sequence[str]]
+    given: argparse.Namespace,
+    row: Row,
+    method: str,
+    sections: Mapping[str, Sequence[str]],
+    *,
+    flags: Sequence[str] = ("--allow-slower",),
 ) -> Figures:
     """Run a row of ours (``compressed``), or one of the group ``rival`` with Torch-Pruning."""
     if row.group != "rival":
-        return compressed(given, row, method, sections)
+        return compressed(given, row, method, sections, flags=flags)
     try:
         from rival import train_rival  # a test dependency: other rows do without
     except ModuleNotFoundError as error:
