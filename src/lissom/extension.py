@@ -170,8 +170,8 @@ class Proposal:
         training: History of the training that the method did itself, or None. Recovery then only
             recalibrates.
         settled: Whether every value is as it must stay: neither recovery nor recalibration follows.
-        above: Why the network is above the budget, for a method that aims at none; "" where it is
-            within.
+        above: Why the network is above the budget, for a method that aims at none, or that finds
+            out when others have trained; "" where it is within.
     """
 
     plan: Plan

@@ -139,18 +139,20 @@ class Int8:
             evidence["kept"] = "tuned" if found is tuned else "as observed"
         names = layer_names(start.content)
         layout, left = processes.from_first(lambda: self._within(view, budget, found, harm, names))
+        evidence |= left
+        above = str(evidence.pop("above", ""))
         return Proposal(
             plan=Plan((*found.decisions(layout), decision_of(layout))),
             values=found.values(layout),
             predicted=view.graph.cost,
             evidence={
                 **evidence,
-                **left,
                 "kept_levels": sorted(layout.layers & kept),
                 "not_tuned": sorted(layout.layers - found.levels.keys() - kept),
             },
             training=training,
             settled=True,
+            above=above,
         )
 
     def check_time(self, view: ModelView, limit: Limit) -> None:

@@ -195,7 +195,7 @@ def _fastest(tried: dict[Layers, TimeRatio]) -> Layers:
 
 
 def check_time(view: ModelView, limit: Limit | None, content: bytes) -> dict[str, Any]:
-    """Refuse a file that takes longer than it may.
+    """Refuse a file that takes longer than it may; after other stages' work say so instead.
 
     Args:
         view: Of the network.
@@ -203,11 +203,12 @@ def check_time(view: ModelView, limit: Limit | None, content: bytes) -> dict[str
         content: The file.
 
     Returns:
-        What it takes as a share of the original's time, JSON-ready; empty where nothing is asked.
+        What it takes as a share of the original's time, and in ``above`` by how much that is too
+        much, "" where it is not; JSON-ready. Empty where nothing is asked.
 
     Raises:
-        BudgetError: It takes longer, by more than two measurements of one network differ; or there
-            is no clock.
+        BudgetError: The original takes longer in int8, by more than two measurements of one network
+            differ; or there is no clock.
     """
     if limit is None:
         return {}
@@ -221,10 +222,16 @@ def check_time(view: ModelView, limit: Limit | None, content: bytes) -> dict[str
     allowed = limit.value
     if limit.meaning is Meaning.ABSOLUTE:
         allowed /= view.clock.plain.milliseconds(original, original)[1]
+    above = ""
     if ratio.median > allowed * (1 + _NOISE):
-        raise BudgetError(
+        above = (
             f"budget: latency={limit.text} asks for {allowed:.2f} of the original's time; in int8 "
-            f"the network takes {ratio} of it on this machine. Allow more, keep fewer layers in "
-            "float (keep_float, max_drop), or let hmc or edp, held to the same limit, come before"
+            f"the network takes {ratio} of it on this machine."
         )
-    return {"time_of_original": asdict(ratio)}
+        if original is view.model:
+            raise BudgetError(
+                f"{above} Allow more, keep fewer layers in float (keep_float, max_drop), or let "
+                "hmc or edp, held to the same limit, come before"
+            )
+        view.say(above)
+    return {"time_of_original": asdict(ratio), "above": above}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -227,6 +228,18 @@ def test_a_limit_that_int8_misses_is_refused_before_anything_is_tuned(budget: st
     assert asked.latency is not None
     with pytest.raises(BudgetError, match=said):
         method.check_time(view, asked.latency)
+
+
+def test_after_other_stages_work_a_missed_limit_is_said_and_nothing_is_thrown_away() -> None:
+    lines: list[str] = []
+    view = replace(small_view(), clock=RatioClock(0.5), say=lines.append)
+    view = replace(view, original=copy.deepcopy(view.model))
+    proposal = Int8(UNTRAINED).plan(view, Budget.parse("latency=0.4"))
+    assert "asks for 0.40 of the original's time; in int8 the network takes 0.50" in proposal.above
+    assert proposal.above in lines
+    assert "above" not in proposal.evidence
+    kept = replace(view, clock=RatioClock(0.41))
+    assert Int8(UNTRAINED).plan(kept, Budget.parse("latency=0.4")).above == ""
 
 
 def test_without_a_clock_a_limit_on_latency_is_refused() -> None:
