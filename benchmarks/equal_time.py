@@ -47,6 +47,8 @@ def at_equal_time(row: Row, runs: Path, seed: int) -> Row:
         LissomError: The network beside it is not there yet, or is not faster than the original.
     """
     folder = runs / replace(row, group="macs").name(seed)
+    if not folder.is_dir():
+        raise LissomError(f"{folder}: not there yet; run the row of the group macs first")
     ratio = load_report(folder).compressed.latency["ratio"]
     if ratio >= _FASTER:
         raise LissomError(f"{folder}: takes {ratio:.3f} of the original's time: nothing to compare")
@@ -62,7 +64,7 @@ def _figures(given: argparse.Namespace, row: Row) -> Figures:
         try:
             row = at_equal_time(row, given.runs, given.seed)
         except LissomError as error:
-            print(f"{error}; this row needs that of the group macs, faster", file=sys.stderr)
+            print(error, file=sys.stderr)
             return None
     return compressed(given, row, "hmc", {"hmc": ("never_slower", "latency")}, flags=())
 

@@ -22,7 +22,6 @@ _ARMS = {
     "summed-harms": ("stages.0.weigh=summed",),
     "summed-harms-random": ("stages.0.weigh=summed", "stages.0.groups=random"),
     "summed-harms-inverted": ("stages.0.weigh=summed", "stages.0.groups=inverted"),
-    # With the other families most layers of these networks are decomposed, whatever the label.
     "tucker2": ("stages.0.families=[tucker2]",),
     "tucker2-random": ("stages.0.families=[tucker2]", "stages.0.groups=random"),
     "tucker2-inverted": ("stages.0.families=[tucker2]", "stages.0.groups=inverted"),
@@ -37,7 +36,7 @@ _ARMS = {
 }
 # Without recovery (batch norms recalibrated), and with it.
 _ABLATION_EPOCHS = (0, 8)
-# Where what costs time is left out labels are mixed by themselves.
+# Held to the clock: fewer decompositions are on offer there.
 _TIMED_ARMS = (
     "hmc",
     "random-groups",

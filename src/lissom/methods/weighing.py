@@ -22,6 +22,7 @@ from lissom.extension import ModelView
 from lissom.methods.sensitivities import HarmWeights
 from lissom.methods.solving import Fractions, Solution, Solver
 from lissom.methods.weights import WeightMath
+from lissom.progress import meter
 from lissom.search.price import Configuration
 from lissom.sensitivity.measure import Measured
 from lissom.sensitivity.whole import WholeNetworks
@@ -170,13 +171,16 @@ class Weighing:
         families = {family for unit in solver.menu.units for family in unit.families}
         weighed = ["prune"] if len(families) > 1 else []
         weighed += ["drop"] if solver.menu.branches else []
-        for which in weighed:
-            for weight in _LADDER:
-                self._try(solver, replace(self.best.weights, **{which: weight}))
-        for which in reversed(weighed):
-            found = getattr(self.best.weights, which)
-            for weight in (found * _FINER, found / _FINER):
-                self._try(solver, replace(self.best.weights, **{which: weight}))
+        with meter("weighing", len(weighed) * (len(_LADDER) + 2)) as bar:
+            for which in weighed:
+                for weight in _LADDER:
+                    self._try(solver, replace(self.best.weights, **{which: weight}))
+                    bar.advance(1, which)
+            for which in reversed(weighed):
+                found = getattr(self.best.weights, which)
+                for weight in (found * _FINER, found / _FINER):
+                    self._try(solver, replace(self.best.weights, **{which: weight}))
+                    bar.advance(1, which)
 
     def _try(self, solver: Solver, weights: HarmWeights) -> None:
         for fractions, solution in solver.weighing(weights).search(self.fractions, self.rounds):
