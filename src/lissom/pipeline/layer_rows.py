@@ -10,6 +10,7 @@ from lissom.extension import Proposal
 from lissom.graph.layers import LayerSpec, ModelGraph
 from lissom.plan.cost import Cost
 from lissom.plan.decision import Decision
+from lissom.plan.drop_residual import DropResidual
 from lissom.plan.keep_channels import KeepChannels
 from lissom.plan.low_rank import ChannelSVD, Factorization
 from lissom.plan.merge import Merge
@@ -18,6 +19,7 @@ from lissom.plan.quantize import Quantize
 from lissom.plan.sparse_plus import SparsePlusSVD
 from lissom.report.report import LayerRow, LayerState
 
+_DROPPED = "dropped with its residual branch"
 _FAMILIES = frozenset({"prune", "decompose", "both"})
 
 
@@ -50,6 +52,7 @@ def layer_rows(
     units = {
         layer: unit["name"] for unit in first.evidence.get("units", ()) for layer in unit["layers"]
     }
+    dropped = _dropped(original, decisions)
     groups = _groups(original, proposals)
     rows = []
     for spec in original.layers:
@@ -63,7 +66,9 @@ def layer_rows(
                 after=_quantized(_state(parts, of_layer), parts, levels, weights),
                 unit=units.get(spec.name, ""),
                 group=groups.get(spec.name, "") if spec.cost.macs else "",
-                decision=_decision_text(spec, parts, of_layer, cut, levels),
+                decision=_DROPPED
+                if spec.name in dropped
+                else _decision_text(spec, parts, of_layer, cut, levels),
                 sensitivities=first.sensitivities.get(spec.name, {}),
             )
         )
@@ -210,6 +215,17 @@ def _factors(decisions: Iterable[Decision]) -> dict[str, _Factors]:
         elif isinstance(decision, Merge):
             found[decision.layer] = replace(found.get(decision.layer, _Factors()), merged=True)
     return found
+
+
+def _dropped(original: ModelGraph, decisions: Iterable[Decision]) -> set[str]:
+    """Name the layers of the original that went with a residual branch."""
+    names = [layer.name for layer in original.layers]
+    return {
+        _origin(layer, names)
+        for one in decisions
+        if isinstance(one, DropResidual)
+        for layer in (*one.layers, one.last)
+    }
 
 
 def _cut_layers(decisions: Iterable[Decision]) -> set[str]:

@@ -72,7 +72,7 @@ def ratio(before: float | None, after: float | None) -> str:
     return NONE if not before or not after else f"{before / after:.2f}×"
 
 
-def compared(before: float, after: float, less: str, more: str) -> str:
+def compared(before: float | None, after: float | None, less: str, more: str) -> str:
     """Write a change in words, never as a ratio below 1: 2.44× faster, 1.02× slower."""
     if not after or not before:
         return NONE
@@ -147,10 +147,10 @@ def arrow(before: str, after: str) -> str:
 
 
 def channels(before: LayerState, after: LayerState) -> str:
-    """Write how the output channels change."""
+    """Write how the output channels change; to 0 where the layer is gone."""
     if before.out_channels is None:
         return NONE
-    return arrow(str(before.out_channels), str(after.out_channels))
+    return arrow(str(before.out_channels), str(after.out_channels or 0))
 
 
 def ranks(state: LayerState) -> str:

@@ -18,7 +18,7 @@ from lissom.report.drawings import (
     units_of,
 )
 from lissom.report.encoding import plain
-from lissom.report.int8_file import int8_rows
+from lissom.report.int8_file import int8_tiles
 from lissom.report.report import Report
 from lissom.report.steps import NOTE as STEPS_NOTE
 from lissom.report.storage import NOTE
@@ -112,7 +112,7 @@ def _tiles(report: Report) -> Iterator[str]:
         values = (figures.metric(after.metric, value) for value in (start, after.metric.value))
         change = figures.change(after.metric, start, after.metric.value)
         yield _tile(after.metric.name, change, " → ".join(values))
-    for name, ours, theirs, change in int8_rows(report):
+    for name, ours, theirs, change in int8_tiles(report):
         yield _tile(name, change, f"{ours} → {theirs}")
 
 
@@ -166,12 +166,14 @@ def _sensitivities(report: Report) -> Iterator[str]:
 def _learned(name: str, section: Mapping[str, Any]) -> Iterator[str]:
     """Show what a method that trains learned: the course of its training, and what it left."""
     records = section.get("trajectory") or ()
+    said = [text for text in (figures.merging(section), _changed(section)) if text]
+    if not records and not said:
+        return
     sized = any(one.get("bytes") for one in records)
     seen = "The file's size" if sized else "Remaining: compressed / original"
-    yield _heading(f"What {name} learned", f"{seen}, as expected then.")
-    for text in (figures.merging(section), _changed(section)):
-        if text:
-            yield f"<p>{escape(text[0].upper() + text[1:])}.</p>"
+    yield _heading(f"What {name} learned", f"{seen}, as expected then." if records else "")
+    for text in said:
+        yield f"<p>{escape(text[0].upper() + text[1:])}.</p>"
     what, course = ("bytes of the file", _BYTES) if sized else ("remaining", _REMAINING)
     looks = {**course, **_STRENGTH}
     drawn = (key for key in looks if any(one.get(key) for one in records))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from lissom.clock import TimeRatio
 from lissom.report import figures
@@ -13,20 +13,61 @@ from lissom.report.report import Report
 _FLOAT = "float"
 
 
+class _Amount(NamedTuple):
+    label: str
+    words: tuple[str, str]  # for less and for more
+    write: Callable[[float | None], str]
+    ours: float | None
+    theirs: float | None
+
+
 def int8_rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
     """Give label, the original's value, the file's, and the change; nothing where there is none.
 
     Args:
         report: Of a run.
     """
-    section = report.int8_file
-    if not section:
+    for one in _amounts(report):
+        yield *_written(one), figures.ratio(one.ours, one.theirs)
+    yield from _metric(report)
+
+
+def int8_tiles(report: Report) -> Iterator[tuple[str, str, str, str]]:
+    """Give the same with changes in words.
+
+    Args:
+        report: Of a run.
+    """
+    for one in _amounts(report):
+        yield *_written(one), figures.compared(one.ours, one.theirs, *one.words)
+    yield from _metric(report)
+
+
+def _amounts(report: Report) -> Iterator[_Amount]:
+    section, before = report.int8_file, report.original
+    if section:
+        size, latency = section.get("size_bytes"), section.get("latency", {}).get("median_ms")
+        yield _Amount(
+            "int8 file size", ("smaller", "larger"), figures.byte_size, before.size_bytes, size
+        )
+        yield _Amount(
+            "latency in int8, median",
+            ("faster", "slower"),
+            figures.milliseconds,
+            before.latency_ms,
+            latency,
+        )
+
+
+def _written(one: _Amount) -> tuple[str, str, str]:
+    return one.label, one.write(one.ours), one.write(one.theirs)
+
+
+def _metric(report: Report) -> Iterator[tuple[str, str, str, str]]:
+    if not report.int8_file:
         return
-    before = report.original
-    size, latency = section.get("size_bytes"), section.get("latency", {}).get("median_ms")
-    yield "int8 file size", *_pair(figures.byte_size, before.size_bytes, size)
-    yield "latency in int8, median", *_pair(figures.milliseconds, before.latency_ms, latency)
-    like, start = MetricValue(**section["metric"]), before.metric.value if before.metric else None
+    like, before = MetricValue(**report.int8_file["metric"]), report.original.metric
+    start = before.value if before else None
     yield (
         f"{like.name} in int8",
         figures.metric(like, start),
@@ -67,7 +108,3 @@ def for_time(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{len(found['layers'])} for time: {ratio} of what all in int8 takes"
     elif "not_checked" in found:
         yield f"whether some are faster in float is not known: {found['not_checked']}"
-
-
-def _pair(write: Any, ours: float | None, theirs: float | None) -> tuple[str, str, str]:
-    return write(ours), write(theirs), figures.ratio(ours, theirs)

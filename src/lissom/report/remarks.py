@@ -9,14 +9,12 @@ from rich.text import Text
 from lissom.report import figures
 from lissom.report.int8_file import int8_remark
 from lissom.report.report import Report
+from lissom.report.steps import dropped_branches
 
 
 def remarks(report: Report) -> Iterator[Text]:
     """Give what does not fit into a table, line by line."""
-    for name, section in report.methods.items():
-        merging = figures.merging(section)
-        if merging:
-            yield Text(f"{name}: {merging}.")
+    yield from _done(report)
     latency = report.compressed.latency
     if latency:
         said = (figures.conditions(latency), figures.predicted_latency(latency))
@@ -34,6 +32,17 @@ def remarks(report: Report) -> Iterator[Text]:
     for warning in report.warnings:
         yield Text(f"Note: {warning}", style="yellow")
     yield Text(_origin(report), style="dim")
+
+
+def _done(report: Report) -> Iterator[Text]:
+    """Give what was done that no layer's row tells."""
+    for name, section in report.methods.items():
+        merging = figures.merging(section)
+        if merging:
+            yield Text(f"{name}: {merging}.")
+    dropped = dropped_branches(report)
+    if dropped:
+        yield Text(f"Residual branches dropped, {len(dropped)}: {', '.join(dropped)}.")
 
 
 def _origin(report: Report) -> str:

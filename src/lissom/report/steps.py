@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.table import Table
 
 from lissom.report import figures
 from lissom.report.measured import MetricValue, StepRow
+from lissom.report.report import Report
 
 NOTE = (
     "Each step decides anew on the network that the one before left; the last one is what the "
@@ -44,6 +45,45 @@ def step_cells(row: StepRow, like: MetricValue | None) -> tuple[str, ...]:
         figures.metric(like, row.metric_raw),
         figures.metric(like, row.metric),
     )
+
+
+def metric_rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
+    """Give label, the original's value, the network's, and the change; nothing without a metric.
+
+    What a run of several steps had before recovery stands with each step.
+
+    Args:
+        report: Of a run.
+    """
+    before, after = report.original.metric, report.compressed.metric
+    like = after or before
+    if like is None:
+        return
+    start = before.value if before else None
+    values = [("before recovery", report.compressed.metric_raw)] if not report.steps else []
+    values.append(("after recovery", after.value if after else None))
+    for when, value in values:
+        yield (
+            f"{like.name} {when}",
+            figures.metric(like, start),
+            figures.metric(like, value),
+            figures.change(like, start, value),
+        )
+
+
+def dropped_branches(report: Report) -> list[str]:
+    """Name the residual branches that went as a whole, in the order of the steps.
+
+    Args:
+        report: Of a run.
+    """
+    steps = report.evidence.get("steps") or [report.evidence]
+    return [
+        name
+        for step in steps
+        if step is not None
+        for name in step.get("method", {}).get("dropped", {})
+    ]
 
 
 def asked_text(asked: Mapping[str, float | str]) -> str:

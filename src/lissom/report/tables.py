@@ -9,7 +9,7 @@ from lissom.graph.layers import Refusal
 from lissom.report import charts, figures
 from lissom.report.int8_file import int8_rows
 from lissom.report.report import BudgetRow, LayerRow, Report
-from lissom.report.steps import step_cells, step_head
+from lissom.report.steps import metric_rows, step_cells, step_head
 from lissom.report.storage import storage_rows
 
 
@@ -36,12 +36,7 @@ def measured_table(report: Report) -> str:
             figures.quartiles(after.latency),
         ),
     ]
-    like = after.metric
-    if like is not None:
-        start = figures.metric(like, before.metric.value if before.metric else None)
-        rows.append((f"{like.name} before recovery", start, figures.metric(like, after.metric_raw)))
-        rows.append((f"{like.name} after recovery", start, figures.metric(like, like.value)))
-    rows += [row[:3] for row in int8_rows(report)]
+    rows += [row[:3] for row in (*metric_rows(report), *int8_rows(report))]
     return _table(("", "original", "compressed"), [_cells(row) for row in rows], numbers=(1, 2))
 
 

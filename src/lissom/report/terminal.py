@@ -17,7 +17,7 @@ from lissom.report.int8_file import int8_rows
 from lissom.report.measured import Measured
 from lissom.report.remarks import remarks
 from lissom.report.report import LayerRow, Report
-from lissom.report.steps import filled
+from lissom.report.steps import filled, metric_rows
 from lissom.report.storage import NOTE, storage_rows
 
 WIDTH = 100
@@ -88,8 +88,7 @@ def _summary(report: Report) -> Table:
         table.add_row(label, write(ours), write(theirs), figures.ratio(ours, theirs))
     _add_memory(table, before, after)
     _add_latency(table, before, after)
-    _add_metric(table, before, after)
-    for row in int8_rows(report):
+    for row in (*metric_rows(report), *int8_rows(report)):
         table.add_row(*row)
     return table
 
@@ -121,24 +120,6 @@ def _add_latency(table: Table, before: Measured, after: Measured) -> None:
         figures.quartiles(after.latency),
         "",
     )
-
-
-def _add_metric(table: Table, before: Measured, after: Measured) -> None:
-    like = after.metric or before.metric
-    if like is None:
-        return
-    start = before.metric.value if before.metric else None
-    steps = (
-        ("before recovery", after.metric_raw),
-        ("after recovery", after.metric.value if after.metric else None),
-    )
-    for when, value in steps:
-        table.add_row(
-            f"{like.name} {when}",
-            figures.metric(like, start),
-            figures.metric(like, value),
-            figures.change(like, start, value),
-        )
 
 
 def _budget(report: Report) -> Table:
@@ -201,12 +182,13 @@ def _choices(report: Report) -> list[_Column]:
     quantized = figures.is_quantized(report.layers)
     measured = any(row.sensitivities for row in report.layers)
     harms: list[_Column] = [("harm\nprune", _prune_harm), ("harm\ndecomp.", _decompose_harm)]
+    ranks: list[_Column] = [("ranks\nin/out", lambda row: figures.ranks(row.after))]
     levels: list[_Column] = [("bits", _bits), ("density", _density)]
     return [
         ("group", lambda row: Text(row.group, style=charts.STYLES.get(row.group, ""))),
         *(harms if measured or not quantized else []),
         ("output\nchannels", lambda row: figures.channels(row.before, row.after)),
-        ("ranks\nin/out", lambda row: figures.ranks(row.after)),
+        *(ranks if any(figures.ranks(row.after) for row in report.layers) else []),
         *(levels if quantized else []),
     ]
 

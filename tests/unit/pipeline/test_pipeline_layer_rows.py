@@ -9,12 +9,14 @@ from lissom.pipeline.layer_rows import layer_rows
 from lissom.plan.build import build
 from lissom.plan.cost import Cost
 from lissom.plan.decision import Decision
+from lissom.plan.drop_residual import DropResidual
 from lissom.plan.low_rank import ChannelSVD, Tucker2
 from lissom.plan.merge import Merge
 from lissom.plan.plan import Plan
 from lissom.plan.quantize import Quantize
 from lissom.plan.separable import FilterCP, SpatialSVD, TensorTrain
 from lissom.plan.sparse_plus import SparsePlusSVD
+from lissom.report.figures import channels
 from lissom.report.report import LayerRow
 
 
@@ -41,6 +43,30 @@ def rows(*stages: tuple[Decision, ...], model: nn.Module | None = None) -> dict[
         {name[:-7]: p.numel() for name, p in new.named_parameters() if name.endswith(".weight")},
     )
     return {row.name: row for row in found}
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1))
+        self.head = nn.Linear(48, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen: torch.Tensor = self.head((x + self.branch(x)).flatten(1))
+        return seen
+
+
+def test_layers_of_a_dropped_branch_say_so_even_if_they_were_decomposed_before() -> None:
+    found = rows(
+        (ChannelSVD("branch.2", 1),),
+        (DropResidual(("branch.0", "branch.1", "branch.2.first"), "branch.2.last"),),
+        model=Residual().eval(),
+    )
+    for name in ("branch.0", "branch.2"):
+        assert found[name].decision == "dropped with its residual branch"
+        assert found[name].after.cost == Cost()
+        assert channels(found[name].before, found[name].after) == "3→0"
+    assert found["head"].decision == ""
 
 
 def test_a_layer_whose_weight_another_reads_has_costs_alone() -> None:

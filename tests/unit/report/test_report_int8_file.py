@@ -28,6 +28,8 @@ def test_the_file_stands_beside_the_networks() -> None:
     for row in rows:
         assert row[0] in text
         assert html.count(row[0]) == 2  # as a tile and in the table
+    assert rows[0][3] in text
+    assert '<div class="big">1.78× smaller</div>' in html
     assert "model-int8.onnx: 1 of 2 layers run in int8; in float: fc." in text
     assert Report.from_dict(report.to_dict()) == report
 
@@ -44,6 +46,13 @@ def test_why_layers_are_in_float_is_said_where_it_is_for_the_time() -> None:
     )
     said = int8_remark(SECTION, {"faster_in_float": {"not_checked": "too busy"}})
     assert said.endswith("whether some are faster in float is not known: too busy")
+
+
+def test_a_section_without_a_course_of_training_has_no_heading_of_its_own() -> None:
+    settled = replace(REPORT, int8_file=SECTION, methods={"int8": {"estimator": "mse"}})
+    assert "<h2>What int8 learned</h2>" not in page(settled)
+    course = {"trajectory": [{"progress": 0.0, "macs": 1.0}, {"progress": 1.0, "macs": 0.5}]}
+    assert "<h2>What int8 learned</h2>" in page(replace(settled, methods={"int8": course}))
 
 
 def test_without_a_file_nothing_is_said() -> None:

@@ -52,6 +52,24 @@ def test_the_terminal_shows_each_step_within_its_width() -> None:
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_only_each_step_says_what_it_had_before_recovery() -> None:
+    text, shown = as_text(layout(STEPPED)), page(STEPPED)
+    for before_alone in ("accuracy before recovery  ", "<td>accuracy before recovery</td>"):
+        assert before_alone not in text + shown
+        assert before_alone in as_text(layout(REPORT)) + page(REPORT)
+    assert "accuracy after recovery" in text
+
+
+def test_branches_that_went_are_named_once_whatever_the_steps() -> None:
+    first, second = {"dropped": {"layer1.2": ["layer1.2.conv1"]}}, {"dropped": {"layer3.1": []}}
+    alone = replace(REPORT, evidence={"method": first})
+    assert "Residual branches dropped, 1: layer1.2." in as_text(layout(alone))
+    steps = [{"method": first}, None, {"method": second}]
+    several = replace(STEPPED, evidence={"method": first, "steps": steps})
+    assert "Residual branches dropped, 2: layer1.2, layer3.1." in as_text(layout(several))
+    assert "branches" not in as_text(layout(REPORT))
+
+
 def test_the_page_shows_each_step() -> None:
     shown = page(STEPPED)
     assert "<h2>Steps</h2>" in shown

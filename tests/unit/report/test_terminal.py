@@ -16,6 +16,12 @@ def test_long_names_wrap_and_nothing_is_cut_off() -> None:
     assert name in "".join(line[:width].strip() for line in table)
 
 
+def test_ranks_have_a_column_where_a_layer_has_ranks() -> None:
+    assert "in/out" in as_text(layout(REPORT))
+    whole = tuple(dataclasses.replace(row, after=row.before) for row in REPORT.layers)
+    assert "in/out" not in as_text(layout(dataclasses.replace(REPORT, layers=whole)))
+
+
 def test_a_broken_budget_is_shouted() -> None:
     broken = dataclasses.replace(REPORT.budget[0], met=False)
     assert "NO" in as_text(layout(dataclasses.replace(REPORT, budget=(broken,))))
