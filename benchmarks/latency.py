@@ -3,8 +3,9 @@
 Networks with random weights on random images: what they take depends on their structure alone,
 once batch norms fit their inputs (activations that vanish are denormal numbers, and slow). Each is
 compressed without training, by HMC (second order) under a budget of MACs, in float32, and timed
-beside the original; by Torch-Pruning, too, with channel counts as they come and in eights. Rows
-that are already in the results file are skipped:
+beside the original; by Torch-Pruning, too, with channel counts as they come and in eights. Rows of
+equal-time are held to the time that the network of never-slower takes, not to MACs. Rows that are
+already in the results file are skipped:
 
     python benchmarks/latency.py --rows never-slower
 """
@@ -14,7 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +68,8 @@ NETWORKS = {
     "timm:repvgg_a0": 224,
 }
 """Networks and the side of their inputs."""
-OURS = {"never-slower": False, "allowed": True}
+EQUAL_TIME = "equal-time"
+OURS = {"never-slower": False, EQUAL_TIME: False, "allowed": True}
 """Rows, and whether to take what costs time."""
 RIVALS = {"torch-pruning": None, "torch-pruning-8": 8}
 """Rows of Torch-Pruning, and what its channel counts are multiples of."""
@@ -78,6 +82,7 @@ _CHEAP = HmcSettings(
     criterion="l2",
     rounds=1,
 )
+_FASTER = 0.98  # a limit closer to the original's own time would ask for nothing
 _KEPT = ("ratio", "ratio_low", "ratio_high", "layers_ms", "predicted_ms", "prediction_error")
 
 
@@ -137,6 +142,29 @@ def measure_rival(name: str, budget: str, row: str, cache: Path) -> dict[str, An
     }
 
 
+def budget_of(row: str, name: str, budget: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Give the budget of a row: as given, or the time that the network of never-slower takes.
+
+    Args:
+        row: Its group.
+        name: Of the network.
+        budget: As given.
+        rows: That are there.
+
+    Raises:
+        LissomError: The network of never-slower is not there, or hardly faster than the original.
+    """
+    if row != EQUAL_TIME:
+        return budget
+    found = [row for row in rows if row["key"] == ["never-slower", name, budget]]
+    if not found or "ratio" not in found[0]:
+        raise LissomError(f"{name}: there is no network of never-slower at {budget}; run it first")
+    ratio = found[0]["ratio"]
+    if ratio >= _FASTER:
+        raise LissomError(f"{name}: never-slower takes {ratio:.3f} of its time: nothing to compare")
+    return f"latency={ratio:.3f}"
+
+
 def measure(name: str, budget: str, row: str, cache: Path) -> dict[str, Any]:
     """Compress one network and give what its report says of time; or why it was refused."""
     torch.manual_seed(0)
@@ -160,12 +188,15 @@ def measure(name: str, budget: str, row: str, cache: Path) -> dict[str, Any]:
     except LissomError as error:
         return {"refused": str(error), "seconds": time.perf_counter() - start}
     report = result.report
-    latency = report.compressed.latency
+    latency, method = report.compressed.latency, report.evidence["method"]
     return {
+        "asked": budget,
         "macs": [report.original.macs, report.compressed.macs],
         "latency_ms": [report.original.latency_ms, report.compressed.latency_ms],
         **{field: latency.get(field) for field in _KEPT},
-        "left_out": len(report.evidence["method"].get("never_slower", {}).get("left_out", ())),
+        "left_out": len(method.get("never_slower", {}).get("left_out", ())),
+        "harm": method["weighing"]["harm_measured"],
+        "dropped": sorted(method["dropped"]),
         "warnings": list(report.warnings),
         "seconds": time.perf_counter() - start,
     }
@@ -209,8 +240,13 @@ def main() -> None:
             key = [row, name, given.budget]
             if any(done["key"] == key for done in rows):
                 continue
+            try:
+                asked = budget_of(row, name, given.budget, rows)
+            except LissomError as error:
+                print(error, file=sys.stderr)
+                continue
             how = measure_rival if row in RIVALS else measure
-            found = how(name, given.budget, row, given.cache)
+            found = how(name, asked, row, given.cache)
             origin = {"commit": revision(), "runtime": RUNTIME, "processor": processor_name()}
             rows.append({"key": key, "network": name, **found, **origin})
             write_files({given.results: (json.dumps(rows, indent=1) + "\n").encode()})

@@ -17,6 +17,7 @@ import bench
 import edp_rows
 import equal_time
 import hmc_rows
+import latency
 import rival
 import rival_pruning
 import storage_rows
@@ -187,6 +188,20 @@ def test_a_limit_on_latency_is_what_the_network_beside_it_takes(tmp_path: Path) 
     found = equal_time.at_equal_time(by_latency, tmp_path, 0)
     assert (found.group, found.budget) == ("latency", "latency=0.612")
     assert by_latency.key(0)[3] == by_macs.budget
+
+
+def test_equal_time_is_the_time_of_the_network_held_to_macs() -> None:
+    asked = (latency.EQUAL_TIME, "lissom:resnet8", "macs=0.6")
+    other: dict[str, object] = {"key": ["allowed", *asked[1:]], "ratio": 0.1}
+    key = ["never-slower", *asked[1:]]
+    assert latency.budget_of("allowed", *asked[1:], []) == "macs=0.6"
+    for rows in ([other], [{"key": key, "refused": "busy"}]):
+        with pytest.raises(LissomError, match=r"no network of never-slower at macs=0\.6; run it"):
+            latency.budget_of(*asked, rows)
+    with pytest.raises(LissomError, match=r"takes 0\.990 of its time: nothing to compare"):
+        latency.budget_of(*asked, [{"key": key, "ratio": 0.99}])
+    rows = [other, {"key": key, "ratio": 0.64021}]
+    assert latency.budget_of(*asked, rows) == "latency=0.640"
 
 
 def test_rows_that_do_not_exist_are_no_success(
