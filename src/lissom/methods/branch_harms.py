@@ -45,10 +45,14 @@ def drop_harms(
     measured together, or more, beyond what batch norms taken anew harm. After each drop the three
     that looked best are measured anew. No branch is free.
 
+    Of branches within one another the outermost that goes stands for all, and that sum counts it
+    alone: it has the harm of those within it that went before, and what it adds. One within a
+    branch that went adds nothing there; it has the harm that it does alone, or the price that the
+    way had reached, whichever is more.
+
     Args:
         branches: To be judged.
-        cost: Gives a network's cost, as ``cost_by``. What a branch saves is told where it goes: of
-            one that lies within another there may be nothing left.
+        cost: Gives a network's cost, as ``cost_by``.
         harm: Measures networks; infinite for one that is broken.
 
     Returns:
@@ -62,10 +66,16 @@ def drop_harms(
     alone = [plain - cost(Configuration(dropped=(branch,))) for branch in branches]
     # Of what harms nothing a search would drop all, whatever the limit.
     steepest = _LEAST / max([1, *alone])
+    gone: list[Branch] = []
     with meter("residual branches", len(branches)) as bar:
-        for name, step in _way(branches, cost, harm):
-            steepest = max(steepest, step.price)
-            harms[name] = steepest * step.saved
+        for branch, step, first in _way(branches, cost, harm):
+            if any(_within(branch, other) for other in gone):
+                harms[branch.name] = max(steepest * first.saved, first.added)
+            else:
+                steepest = max(steepest, step.price)
+                inner = sum(harms[other.name] for other in _outermost(gone, branch))
+                harms[branch.name] = inner + steepest * step.saved
+            gone.append(branch)
             bar.advance()
     return harms
 
@@ -87,12 +97,25 @@ class _Step:
         return self.added / self.saved
 
 
+def _within(branch: Branch, other: Branch) -> bool:
+    return set(branch.layers) < set(other.layers)
+
+
+def _outermost(branches: Sequence[Branch], around: Branch) -> list[Branch]:
+    """List the branches within ``around`` that lie in no other one of these."""
+    inner = [branch for branch in branches if _within(branch, around)]
+    return [branch for branch in inner if not any(_within(branch, other) for other in inner)]
+
+
 def _way(
     branches: Sequence[Branch],
     cost: Callable[[Configuration], int],
     harm: Callable[[Configuration], float],
-) -> Iterator[tuple[str, _Step]]:
-    """Yield the branches in the order in which they go, those that break the network last."""
+) -> Iterator[tuple[Branch, _Step, _Step]]:
+    """Yield the branches in the order in which they go, those that break the network last.
+
+    With each come its step, and the one that it would have been at the start.
+    """
     left = {branch.name: branch for branch in branches}
     gone: tuple[Branch, ...] = ()
     reached = harm(Configuration()) if branches else 0.0  # of batch norms that are taken anew
@@ -109,14 +132,16 @@ def _way(
     def price(name: str) -> float:
         return steps[name].price if name in steps else 0.0
 
+    first: dict[str, _Step] = {}
     while left:
         nearest = sorted(left, key=price)[: _AGAIN if steps else None]
         steps |= {name: step(left[name]) for name in nearest}
+        first = first or dict(steps)
         taken = min(nearest, key=price)
         if math.isfinite(price(taken)):
             gone = (*gone, left.pop(taken))
             reached += steps[taken].added
-            yield taken, steps[taken]
+            yield gone[-1], steps[taken], first[taken]
         elif all(math.isinf(price(name)) for name in left):
-            yield from ((name, steps[name]) for name in left)
+            yield from ((branch, steps[name], first[name]) for name, branch in left.items())
             return

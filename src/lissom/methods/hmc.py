@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 from torch import Tensor
@@ -103,6 +104,7 @@ class Hmc:
         # Every process would tell other times, and then find something else.
         drops = processes.from_first(lambda: drop_harms(menu.branches, cost_by(pricer), whole))
         sensitivities = replace(sensitivities, drop_harms=drops)
+        menu = replace(menu, branches=tuple(b for b in menu.branches if isfinite(drops[b.name])))
         solver = Solver(menu, sensitivities, budget.limits(view.graph.cost), self._rule)
         weighing = Weighing(whole, settings.fractions, settings.rounds)
         measured, solution, timing = processes.from_first(

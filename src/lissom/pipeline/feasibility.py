@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from lissom.errors import BudgetError
-from lissom.extension import Method
+from lissom.extension import Method, ModelView
 from lissom.methods.catalog import METHODS
-from lissom.pipeline.finishing import EXAMPLES, check_last, finishes, held_by, writers_of
+from lissom.pipeline.finishing import EXAMPLES, check_last, facing, finishes, held_by, writers_of
 from lissom.plan.budget import Budget, Limit, Meaning
 from lissom.plan.cost import Cost
 
@@ -86,7 +86,7 @@ class Feasibility:
 
 
 def feasibility(
-    methods: Sequence[Method], budget: Budget, now: Cost, smallest: Callable[[Method], Cost]
+    methods: Sequence[Method], budget: Budget, now: Cost, smallest: Callable[[int], Cost]
 ) -> Feasibility:
     """Compare a budget with what the stages can reach.
 
@@ -97,7 +97,8 @@ def feasibility(
         methods: One per stage.
         budget: What is asked.
         now: Cost of the original network.
-        smallest: Gives the least that a method can reach on that network, per quantity.
+        smallest: Gives the least that a stage can reach on that network, per quantity, by its
+            number.
 
     Raises:
         BudgetError: A limit is on something that no stage can be held to, or a stage can be held to
@@ -114,9 +115,11 @@ def feasibility(
         )
     # What a later stage alone can be held to depends on what the earlier ones leave.
     known = held_by(methods[0]) & asked.keys()
-    first, *others = methods
-    costs = [(first, smallest(first))]
-    costs += [(method, smallest(method)) for method in others if known & held_by(method)]
+    costs = [
+        (method, smallest(stage))
+        for stage, method in enumerate(methods)
+        if stage == 0 or known & held_by(method)
+    ]
     least = {
         name: min(_least(cost)[name] for method, cost in costs if name in held_by(method))
         for name in known
@@ -133,6 +136,22 @@ def feasibility(
     ]
     names = " or ".join(dict.fromkeys(method.name for method, _ in costs))
     return Feasibility(names, tuple(rows), costs[0][1])
+
+
+def reach(methods: Sequence[Method], budget: Budget, view: ModelView) -> Callable[[int], Cost]:
+    """Give what tells the least that a stage can reach at once, by its number.
+
+    Args:
+        methods: One per stage.
+        budget: What is asked of the whole run: what a stage may do depends on its own part of it.
+        view: Of the original network.
+    """
+
+    def smallest(stage: int) -> Cost:
+        target = stage_budgets(budget, view.graph.cost, methods)[stage]
+        return methods[stage].smallest(facing(view, methods[stage + 1 :], target))
+
+    return smallest
 
 
 def stage_budgets(budget: Budget, original: Cost, methods: Sequence[Method]) -> tuple[Budget, ...]:

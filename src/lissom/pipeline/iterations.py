@@ -107,7 +107,22 @@ class Step:
             view: Of the network that this one starts from.
         """
         after = [one.method for one in steps if one.stage > self.stage]
-        return facing(view, after, self.target)
+        return facing(view, after, self.budget(view.graph.cost))
+
+    def check(self, now: Cost, smallest: Cost) -> None:
+        """Refuse what can't be reached in this step, before anything is measured for it.
+
+        Args:
+            now: Cost of the network that it starts from.
+            smallest: The least that its method can reach there, per quantity.
+
+        Raises:
+            BudgetError: Names the step and the best reachable value.
+        """
+        try:
+            feasibility([self.method], self.budget(now), now, lambda _stage: smallest).check()
+        except BudgetError as error:
+            raise BudgetError(f"{self.title}: {error}") from None
 
     def proposed(self, view: ModelView) -> Proposal:
         """Let the method decide.
@@ -179,21 +194,22 @@ def steps_of(
     return tuple(steps)
 
 
-def check_step(step: Step, now: Cost, smallest: Cost) -> None:
-    """Refuse what can't be reached in one step, before anything is measured for it.
+def check_first(steps: Sequence[Step], view: ModelView, smallest: Cost) -> None:
+    """Refuse a run whose first step of several can't be taken.
 
     Args:
-        step: About to be taken.
-        now: Cost of the network that it starts from.
-        smallest: The least that its method can reach there, per quantity.
+        steps: Of the run.
+        view: Of the original network.
+        smallest: The least that the first stage can reach at once.
 
     Raises:
         BudgetError: Names the step and the best reachable value.
     """
-    try:
-        feasibility([step.method], step.budget(now), now, lambda _method: smallest).check()
-    except BudgetError as error:
-        raise BudgetError(f"{step.title}: {error}") from None
+    first = steps[0]
+    if first.iterations > 1:  # not every one may do what the last one may
+        smallest = first.method.smallest(first.facing(steps, view))
+    if len(steps) > 1:
+        first.check(view.graph.cost, smallest)
 
 
 def foreseen(steps: Sequence[Step], original: Cost) -> tuple[StepRow, ...]:

@@ -15,11 +15,11 @@ from lissom.graph.layers import ModelGraph
 from lissom.pipeline.apply import applied, check_counts, packed_file
 from lissom.pipeline.checks import check_data, check_finite, check_teacher, private_copy
 from lissom.pipeline.evidence import Stage
-from lissom.pipeline.feasibility import Feasibility, feasibility
-from lissom.pipeline.finishing import check_time, facing
+from lissom.pipeline.feasibility import Feasibility, feasibility, reach
+from lissom.pipeline.finishing import check_time
 from lissom.pipeline.identity import facts_of, identity_of
 from lissom.pipeline.int8_file import int8_file
-from lissom.pipeline.iterations import Iterated, Step, check_step, foreseen, iterated, steps_of
+from lissom.pipeline.iterations import Iterated, Step, check_first, foreseen, iterated, steps_of
 from lissom.pipeline.reporting import Run, Side, report_of
 from lissom.pipeline.result import Preview, Result
 from lissom.pipeline.settings import Settings
@@ -251,13 +251,11 @@ class Job:
     ) -> tuple[Feasibility, tuple[Step, ...]]:
         methods, now = [stage.method for stage in stages], view.graph.cost
         with self._phase("feasibility"):
-            faced = facing(view, methods[1:], budget)
-            table = feasibility(methods, budget, now, lambda method: method.smallest(faced))
+            table = feasibility(methods, budget, now, reach(methods, budget, view))
         self.settings.say(table.table)
         table.check()
         steps = steps_of(stages, budget, now, self.settings.recover.epochs)
-        if len(steps) > 1:
-            check_step(steps[0], now, table.smallest)
+        check_first(steps, view, table.smallest)
         return table, steps
 
     def _decide(self, step: Step, view: ModelView, asked: Budget, folder: StageFolder) -> Proposal:
@@ -272,7 +270,7 @@ class Job:
         self.settings.say(f"{step.title}: at most {asked}" if limits else step.title)
         with self._phase(f"decide ({method.name})"):
             if limits and (step.iteration > 1 or step.stage > 0):  # the first has been checked
-                check_step(step, view.graph.cost, method.smallest(view))
+                step.check(view.graph.cost, method.smallest(view))
             # Training takes all processes, and some methods share their measurements out.
             together = getattr(method, "plan_together", None) if processes.world > 1 else None
             if getattr(method, "trains", False) or together is not None:

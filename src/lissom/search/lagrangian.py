@@ -50,7 +50,8 @@ def solve(problem: Problem) -> Choice | None:
         problem: Items, prices and limits.
 
     Returns:
-        One option index per item, or None if no choice that this search can see fits.
+        One option index per item, or None if no choice that this search can see fits; never one
+        of infinite harm.
 
     Source:
         Everett, "Generalized Lagrange multiplier method", Operations Research 11, 1963.
@@ -74,7 +75,7 @@ def solve(problem: Problem) -> Choice | None:
         if found == current:
             break
         current = found
-    return best
+    return None if best is None or math.isinf(problem.harm(best)) else best
 
 
 def fill(problem: Problem, choice: Choice) -> Choice:

@@ -17,15 +17,16 @@ from lissom.methods.branch_harms import cost_by, drop_harms, droppable
 from lissom.methods.hmc import Hmc, HmcSettings
 from lissom.methods.rank_rules import EQUAL
 from lissom.methods.solving import Solution, solved_fractions
-from lissom.methods.space import DECOMPOSE, KEEP, menu_of
+from lissom.methods.space import DECOMPOSE, KEEP, Menu, menu_of
 from lissom.methods.units import units_of
 from lissom.methods.weighing import WholeHarm
 from lissom.methods.weights import WeightMath
 from lissom.pipeline.apply import applied
-from lissom.pipeline.feasibility import feasibility
-from lissom.pipeline.finishing import facing
+from lissom.pipeline.feasibility import feasibility, reach
+from lissom.pipeline.iterations import Iterated, check_first, steps_of
 from lissom.plan.budget import Budget
 from lissom.plan.drop_residual import DropResidual
+from lissom.search.lagrangian import solve
 from lissom.search.price import Configuration, LowRank, Pricer
 from lissom.task import Classification, Data
 from lissom.train.recalibrate import refresh_statistics
@@ -228,20 +229,45 @@ class Nested(nn.Module):
         return x + self.three(inside)
 
 
-def test_a_branch_within_one_that_went_saves_nothing_more():
+def nested(alone, inner, outer):
+    """Judge the branches, and solve for each of four limits: what goes, its harm by the sum."""
     model = nn.Sequential(Nested(), nn.Flatten(), nn.Linear(192, 4)).eval()
     branches = residual_branches(model, IMAGE)
     assert names(branches) == ["0.two", "0"]
-    cost = cost_by(Pricer(model, capture(model, IMAGE)))
+    pricer = Pricer(model, capture(model, IMAGE))
 
     def harm(configuration):
         gone = {branch.name for branch in configuration.dropped}
-        return 0.1 if "0" in gone else 0.3 * len(gone)
+        return outer if "0" in gone else inner if gone else alone
 
-    assert drop_harms(branches, cost, harm) == pytest.approx({"0": 0.1, "0.two": 0}, abs=1e-4)
-    assert drop_harms(branches, cost, lambda one: 0.1 * len(one.dropped))["0.two"] == (
-        pytest.approx(0.1)
-    )
+    harms = drop_harms(branches, cost_by(pricer), harm)
+    menu = Menu((), {}, {}, pricer, 1, branches)
+    items, plain = menu.items({}), pricer.price(Configuration()).macs
+    found = []
+    for share in (0.95, 0.8, 0.6, 0.31):  # 576 of 2,496 MACs are within, 1,728 in all
+        limits = {"macs": int(share * plain)}
+        problem = menu.problem(items, lambda item, _: harms[item.branch.name], limits)
+        choice = solve(problem)
+        dropped = menu.configuration(items, choice).dropped
+        found.append((names(dropped), pytest.approx(problem.harm(choice))))
+    return harms, found
+
+
+def test_of_branches_within_one_another_the_outer_one_may_be_the_milder():
+    harms, found = nested(0.0, 0.3, 0.1)
+    assert harms == pytest.approx({"0": 0.1, "0.two": 0.3})
+    assert found == [(["0"], 0.1)] * 4
+
+
+def test_a_branch_has_the_harm_of_those_within_it_that_went_before():
+    harms, found = nested(0.0, 0.2, 1.05)
+    assert harms == pytest.approx({"0.two": 0.2, "0": 1.05})
+    assert found == [(["0.two"], 0.2)] * 2 + [(["0"], 1.05)] * 2
+
+
+def test_no_branch_within_another_is_free_and_none_counts_what_was_there_before():
+    assert nested(0.0, 0.0, 0.0)[0]["0.two"] > 0
+    assert nested(0.1, 0.3, 0.2)[0] == pytest.approx({"0": 0.1, "0.two": 0.2})
 
 
 def test_what_says_nothing_goes_first_and_harms_are_those_of_the_whole_network(view):
@@ -316,13 +342,28 @@ def test_what_a_limit_on_latency_lets_go_is_within_reach_of_another_limit(view):
 
     def check(text, method):
         budget = Budget.parse(text)
-        faced = facing(view, (), budget)
-        feasibility([method], budget, view.graph.cost, lambda one: one.smallest(faced)).check()
+        feasibility([method], budget, view.graph.cost, reach([method], budget, view)).check()
 
     check(f"macs={least / 1000}k,latency=0.5", Hmc())
     check(f"macs={least / 1000}k", Hmc(HmcSettings(depth="yes")))
     with pytest.raises(BudgetError, match="the smallest that hmc can reach"):
         check(f"macs={least / 1000}k", Hmc())
+
+
+def test_only_what_is_held_to_the_latency_may_drop_branches(view):
+    """Neither the first of two stages nor the first of two iterations knows of the limit."""
+    view, pruning = replace(view, round_to=8), HmcSettings(variant="prune_only")
+    method = Hmc(pruning)
+    with_branches, without = (
+        Hmc(replace(pruning, depth=depth)).smallest(view) for depth in ("yes", "no")
+    )
+    budget = Budget.parse(f"macs={with_branches.macs / 1000}k,latency=0.5")
+    least = reach([method, method], budget, view)
+    assert (least(0), least(1)) == (without, with_branches)
+    steps = steps_of([Iterated(method, 2)], budget, view.graph.cost, 5)
+    assert ["latency" in one.facing(steps, view).limited for one in steps] == [False, True]
+    with pytest.raises(BudgetError, match=rf"iteration 1 of 2: .* reach is {without.macs:,}"):
+        check_first(steps, view, with_branches)
 
 
 class Rows(nn.Module):

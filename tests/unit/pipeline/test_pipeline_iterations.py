@@ -6,7 +6,6 @@ from lissom.errors import BudgetError, RecipeError
 from lissom.pipeline.iterations import (
     Iterated,
     Step,
-    check_step,
     foreseen,
     iterated,
     steps_of,
@@ -112,7 +111,7 @@ def test_a_method_alone_goes_its_way_at_once() -> None:
 
 def test_what_one_step_can_not_reach_is_refused_with_the_step() -> None:
     first, _ = steps("macs=0.25", Iterated(Held(), 2))
-    check_step(first, NOW, Cost(1, 40_000, 32))
+    first.check(NOW, Cost(1, 40_000, 32))
     message = r"^hmc, iteration 1 of 2: budget: macs=40000 asks .* can reach is 40,001 \(macs=0\.5"
     with pytest.raises(BudgetError, match=message):
-        check_step(first, NOW, Cost(1, 40_001, 32))
+        first.check(NOW, Cost(1, 40_001, 32))

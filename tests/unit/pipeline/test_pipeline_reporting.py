@@ -56,7 +56,7 @@ def reported(*stages: tuple[str, Proposal]) -> Report:
             )
             for number, (name, decided) in enumerate(stages)
         ),
-        feasibility([Edp()], budget, graphs[0].cost, lambda _method: graphs[1].cost),
+        feasibility([Edp()], budget, graphs[0].cost, lambda _stage: graphs[1].cost),
         {"recover": {"seed": 3}},
     )
     report, _ = report_of(run, INPUTS, RuntimeClock(Conditions(runs=2, warmup=0), INPUTS), {})

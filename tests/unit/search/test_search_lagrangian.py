@@ -26,6 +26,12 @@ def test_none_when_nothing_fits():
     assert solve(Problem([], lambda _choice: (2.0,), (1.0,))) is None
 
 
+def test_what_is_broken_is_no_answer():
+    infinite = float("inf")
+    assert solve(additive([(0, 1.0), (0, infinite)], [(5, 3), (5, 1)], 5)) is None
+    assert solve(additive([(0, 1.0), (0, infinite)], [(5, 3), (5, 1)], 8)) == (1, 0)
+
+
 def test_two_limits_bind_at_once():
     # The first item saves mostly the first quantity, the second item the other.
     harms = [(0, 1.0, 3.0), (0, 1.0, 3.0)]
