@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from lissom.errors import LissomError
@@ -56,10 +57,12 @@ class HarmCache:
         temporary = self._path.with_suffix(".tmp")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            if self._path.exists():
-                self.harms = _read(self._path) | self.harms
-            temporary.write_text(json.dumps(self.harms))
-            temporary.replace(self._path)
+            with FileLock(self._path.with_suffix(".lock")):
+                for key, values in (_read(self._path) if self._path.exists() else {}).items():
+                    if len(values) > len(self.harms.get(key, ())):
+                        self.harms[key] = values
+                temporary.write_text(json.dumps(self.harms))
+                temporary.replace(self._path)
         except OSError as error:
             raise LissomError(
                 f"{self._path}: the measured sensitivities can't be kept ({error.strerror}); free "

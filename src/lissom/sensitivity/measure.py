@@ -164,8 +164,18 @@ def _outputs(
     candidate: Candidate, replay: Replay | WholeRun, inputs: tuple[Tensor, ...]
 ) -> tuple[Any, float]:
     if candidate.rebuild is not None:
-        return candidate.rebuild()(*inputs), 1.0
+        return on_copies(candidate.rebuild(), inputs), 1.0
     return replay.run(candidate.overrides), replay.affected(candidate.overrides)
+
+
+def on_copies(network: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """Run a network that may write into its inputs, which others will be run on.
+
+    Args:
+        network: In eval mode.
+        inputs: Stay as they are.
+    """
+    return network(*(one.clone() for one in inputs))
 
 
 def finite_distance(task: Task, outputs: Any, reference: Any, candidate: Candidate) -> float:
@@ -239,7 +249,7 @@ def _outputs_seen(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[str]:
     In three digits, which do not depend on the number of threads.
     """
     with torch.no_grad():
-        outputs = pytree.tree_leaves(model(*inputs))
+        outputs = pytree.tree_leaves(on_copies(model, inputs))
     found = (one.double().abs().mean() for one in outputs if isinstance(one, Tensor))
     return [f"{float(one):.3g}" for one in found]
 

@@ -9,18 +9,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from lissom.graph.whole_run import WholeRun
 from lissom.sensitivity.cache import HarmCache
 from lissom.sensitivity.candidate import Candidate
-from lissom.sensitivity.measure import Measured, finite_distance
+from lissom.sensitivity.measure import Measured, finite_distance, on_copies
+
+_MOST_KEPT = 2**28  # bytes: of dense outputs on all images there may be gigabytes
 
 
 @dataclass(frozen=True)
 class WholeNetworks:
     """Measures networks against the same original on the same images.
 
-    The original is run once for all of them, where ``Measured`` runs it for each call.
+    The original is run once for all of them, where ``Measured`` runs it for each call, as far as
+    its outputs are small enough to be kept.
 
     Attributes:
         measured: The original, the batches, the task and the cache.
@@ -48,18 +52,38 @@ class WholeNetworks:
 
     def _distances(self, whole: Candidate, network: nn.Module) -> list[float]:
         chosen, _ = self._opened
+        task = self.measured.task
         with torch.no_grad():
             return [
-                finite_distance(self.measured.task, network(*inputs), reference, whole)
-                for inputs, reference in zip(chosen, self._references, strict=True)
+                finite_distance(task, on_copies(network, inputs), self._reference(place), whole)
+                for place, inputs in enumerate(chosen)
             ]
+
+    def _reference(self, place: int) -> Any:
+        """Give the original's outputs on one piece."""
+        kept = self._kept
+        if place in kept:
+            return kept[place]
+        chosen, _ = self._opened
+        outputs = self._original.record(chosen[place])
+        if sum(map(_bytes, (*kept.values(), outputs))) <= _MOST_KEPT:
+            kept[place] = outputs
+        return outputs
 
     @cached_property
     def _opened(self) -> tuple[list[tuple[Tensor, ...]], HarmCache]:
         return self.measured.opened()
 
     @cached_property
-    def _references(self) -> list[Any]:
+    def _original(self) -> WholeRun:
         chosen, _ = self._opened
-        original = WholeRun(self.measured.model, chosen[0])
-        return [original.record(inputs) for inputs in chosen]
+        return WholeRun(self.measured.model, chosen[0])
+
+    @cached_property
+    def _kept(self) -> dict[int, Any]:
+        return {}
+
+
+def _bytes(outputs: Any) -> int:
+    leaves = (one for one in pytree.tree_leaves(outputs) if isinstance(one, Tensor))
+    return sum(one.nbytes for one in leaves)

@@ -1,3 +1,6 @@
+import json
+from threading import Barrier, Thread
+
 import pytest
 import torch
 from torch import nn
@@ -30,7 +33,8 @@ def test_harms_come_back_and_nothing_temporary_stays(tmp_path):
     store.save()
     assert HarmCache(tmp_path / "new", "k").harms == {"u|prune": [0.25, 0.5]}
     assert HarmCache(tmp_path / "new", "other").harms == {}
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["harms-k.json"]
+    names = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert names == ["harms-k.json", "harms-k.lock"]
 
 
 def test_what_others_wrote_meanwhile_stays(tmp_path):
@@ -40,6 +44,35 @@ def test_what_others_wrote_meanwhile_stays(tmp_path):
     other.harms |= {"b": [0.3], "both": [0.2, 0.4]}
     other.save()
     assert HarmCache(tmp_path, "k").harms == {"a": [0.1], "b": [0.3], "both": [0.2, 0.4]}
+    one.harms["c"] = [0.5]
+    one.save()
+    assert one.harms["both"] == [0.2, 0.4]  # of what both measured, who measured more
+
+
+def _keeps(folder, name, start):
+    store = HarmCache(folder, "k")
+    start.wait()
+    for number in range(40):
+        store.harms[f"{name}.{number}"] = [0.1] * 200
+        store.save()
+
+
+def test_runs_that_write_at_once_lose_nothing(tmp_path):
+    """Threads have handles of their own, as processes do."""
+    start = Barrier(3)
+    runs = [Thread(target=_keeps, args=(tmp_path, name, start)) for name in "abc"]
+    for run in runs:
+        run.start()
+    damaged = 0
+    while any(run.is_alive() for run in runs):
+        path = tmp_path / "harms-k.json"
+        if path.exists():
+            try:
+                json.loads(path.read_text())
+            except ValueError:
+                damaged += 1
+    assert damaged == 0
+    assert len(HarmCache(tmp_path, "k").harms) == 120
 
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):

@@ -117,7 +117,7 @@ def test_a_second_measurement_runs_nothing(model, tmp_path, monkeypatch):
 def test_a_damaged_cache_costs_a_new_measurement(model, tmp_path):
     arguments = model, candidates(model), batches_of(*SHAPE), Classification()
     first = measure(*arguments, images=32, cache=tmp_path)
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.json")
     file.write_text(file.read_text()[:40])
     second = measure(*arguments, images=32, cache=tmp_path)
     assert second.forwards == first.forwards
