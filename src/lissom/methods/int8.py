@@ -30,7 +30,7 @@ from lissom.export.qdq import (
 from lissom.export.rounded_network import RoundedNetwork
 from lissom.export.runtime import OnnxNetwork, OnnxSession, structure_of
 from lissom.extension import ModelView, Proposal
-from lissom.methods.int8_float import check_time
+from lissom.methods.int8_float import check_time, tell_time
 from lissom.methods.int8_layers import faster, not_ignored, on_levels_before
 from lissom.methods.int8_options import AUTO, Int8Options
 from lissom.methods.int8_tuned import Start, Tuned, decision_of, exported, longest
@@ -248,8 +248,9 @@ class Int8:
                 "tune for more epochs, or let the stages before lose less"
             )
         changed = layout.layers != tuned.layout.layers
+        time = tell_time if self.trains else check_time  # nothing that was trained is thrown away
         return layout, {
-            **(check_time(view, budget.latency, tuned.file(layout)) if changed else {}),
+            **(time(view, budget.latency, tuned.file(layout)) if changed else {}),
             "harm": harm(tuned.file(layout)),
             "held_out_drop": lost,
             "harm_by_layer": harms,

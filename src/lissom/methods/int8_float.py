@@ -203,13 +203,45 @@ def check_time(view: ModelView, limit: Limit | None, content: bytes) -> dict[str
         content: The file.
 
     Returns:
-        What it takes as a share of the original's time, and in ``above`` by how much that is too
-        much, "" where it is not; JSON-ready. Empty where nothing is asked.
+        As ``tell_time``.
 
     Raises:
         BudgetError: The original takes longer in int8, by more than two measurements of one network
             differ; or there is no clock.
     """
+    if view.original is not None and view.original is not view.model:
+        return tell_time(view, limit, content)
+    found = _time_of(view, limit, content)
+    if found.get("above"):
+        raise BudgetError(
+            f"{found['above']} Allow more, keep fewer layers in float (keep_float, max_drop), or "
+            "let hmc or edp, held to the same limit, come before"
+        )
+    return found
+
+
+def tell_time(view: ModelView, limit: Limit | None, content: bytes) -> dict[str, Any]:
+    """Say where a file takes longer than it may, so that no work is lost.
+
+    Args:
+        view: Of the network.
+        limit: On latency; None: nothing is asked.
+        content: The file.
+
+    Returns:
+        What it takes as a share of the original's time, and in ``above`` by how much that is too
+        much, "" where it is not; JSON-ready. Empty where nothing is asked.
+
+    Raises:
+        BudgetError: There is no clock.
+    """
+    found = _time_of(view, limit, content)
+    if found.get("above"):
+        view.say(found["above"])
+    return found
+
+
+def _time_of(view: ModelView, limit: Limit | None, content: bytes) -> dict[str, Any]:
     if limit is None:
         return {}
     if view.clock is None:
@@ -228,10 +260,4 @@ def check_time(view: ModelView, limit: Limit | None, content: bytes) -> dict[str
             f"budget: latency={limit.text} asks for {allowed:.2f} of the original's time; in int8 "
             f"the network takes {ratio} of it on this machine."
         )
-        if original is view.model:
-            raise BudgetError(
-                f"{above} Allow more, keep fewer layers in float (keep_float, max_drop), or let "
-                "hmc or edp, held to the same limit, come before"
-            )
-        view.say(above)
     return {"time_of_original": asdict(ratio), "above": above}
