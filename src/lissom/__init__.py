@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lissom.plan.budget import Budget
     from lissom.plan.plan import Plan
     from lissom.report.report import Report
-    from lissom.task import Classification, Data, Task
+    from lissom.task import Classification, Data, Metric, Task
     from lissom.train.settings import TrainSettings
 
 # Imported at first use: `lissom --help` needs no torch, `lissom.load` no training code.
@@ -38,6 +38,7 @@ _HOMES = {
     "Iterated": "lissom.pipeline.iterations",
     "LissomError": "lissom.errors",
     "Method": "lissom.extension",
+    "Metric": "lissom.task",
     "ModelGraph": "lissom.graph.layers",
     "ModelView": "lissom.extension",
     "Plan": "lissom.plan.plan",
@@ -67,6 +68,7 @@ __all__ = [
     "Iterated",
     "LissomError",
     "Method",
+    "Metric",
     "ModelGraph",
     "ModelView",
     "Plan",

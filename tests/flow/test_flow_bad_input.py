@@ -66,7 +66,7 @@ def refused(arguments: list[str], out: Path, capsys: pytest.CaptureFixture[str])
         (["--set", "bugdet=3"], "bugdet: unknown key; did you mean 'budget'"),
         (["--set", "input=nonsense"], "input 'nonsense': expected sizes of at least 1 with the b"),
         (["--set", "input=1x0x8x8"], "input '1x0x8x8': expected sizes of at least 1"),
-        (["--set", "input=1x3x8x8"], "does not run on example_inputs of shapes (2, 3, 8, 8)"),
+        (["--input", "1x3x8x8"], "does not run on example_inputs of shapes (2, 3, 8, 8)"),
     ],
 )  # fmt: skip
 def test_bad_options(

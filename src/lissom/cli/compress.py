@@ -34,6 +34,7 @@ def compress(
         ),
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the data set's files.")] = None,
+    input_shape: options.Input = None,
     method: Annotated[
         str | None, typer.Option(help="hmc, nahc, ahc, ahc_sum, edp, ajc or int8.", metavar="M")
     ] = None,
@@ -138,6 +139,7 @@ def compress(
         "model.weights": _text(weights),
         "data": data,
         "data.dir": _text(data_dir),
+        "input": input_shape,
         "stages": _stages(recipe, method, bits),
         "budget": budget,
         "recover.epochs": epochs,
