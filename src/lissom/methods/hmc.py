@@ -18,7 +18,7 @@ from lissom.methods.branch_harms import cost_by, drop_harms, droppable, dropped_
 from lissom.methods.estimators import compared, estimator_of
 from lissom.methods.grouping import VARIANTS as VARIANTS
 from lissom.methods.grouping import Rule, restricted
-from lissom.methods.hmc_evidence import evidence_of, layer_labels, unit_rows
+from lissom.methods.hmc_evidence import branch_rows, evidence_of, layer_labels, unit_rows
 from lissom.methods.hmc_settings import HmcSettings as HmcSettings
 from lissom.methods.importance import cuts_of, importances
 from lissom.methods.never_slower import NeverSlower
@@ -104,7 +104,8 @@ class Hmc:
         # Every process would tell other times, and then find something else.
         drops = processes.from_first(lambda: drop_harms(menu.branches, cost_by(pricer), whole))
         sensitivities = replace(sensitivities, drop_harms=drops)
-        menu = replace(menu, branches=tuple(b for b in menu.branches if isfinite(drops[b.name])))
+        branches = menu.branches
+        menu = replace(menu, branches=tuple(b for b in branches if isfinite(drops[b.name])))
         solver = Solver(menu, sensitivities, budget.limits(view.graph.cost), self._rule)
         weighing = Weighing(whole, settings.fractions, settings.rounds)
         measured, solution, timing = processes.from_first(
@@ -127,6 +128,9 @@ class Hmc:
                 "groups": settings.groups,
                 "estimator": settings.estimator,
                 "dropped": {b.name: list(b.layers) for b in configuration.dropped},
+                "branches": processes.from_first(
+                    lambda: branch_rows(branches, drops, pricer, configuration)
+                ),
                 **timing,
                 **evidence_of(solution, sensitivities),
                 "units": unit_rows(units, measured, solution, sensitivities),

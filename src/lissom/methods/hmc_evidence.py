@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from lissom.graph.branches import Branch
 from lissom.graph.layers import ModelGraph
 from lissom.methods.sensitivities import Sensitivities
 from lissom.methods.solving import Solution
 from lissom.methods.space import KEEP
 from lissom.methods.units import Unit
+from lissom.search.price import Configuration, Pricer
 
 
 def layer_labels(
@@ -32,6 +34,38 @@ def evidence_of(solution: Solution, sensitivities: Sensitivities) -> dict[str, o
         "noise": sensitivities.noise,
         "forwards": sensitivities.forwards,
     }
+
+
+def branch_rows(
+    branches: Sequence[Branch], harms: Mapping[str, float], pricer: Pricer, taken: Configuration
+) -> list[dict[str, object]]:
+    """Give a row for each residual branch that could go, in the order they were judged in.
+
+    Args:
+        branches: All of them.
+        harms: By name, in that order; JSON knows no infinity: null for one that breaks the network.
+        pricer: Tells what each saves alone.
+        taken: What was decided.
+    """
+    by_name = {branch.name: branch for branch in branches}
+    plain, rows = pricer.price(Configuration()), list[dict[str, object]]()
+    for name, harm in harms.items():
+        branch = by_name[name]
+        saved = plain - pricer.price(Configuration(dropped=(branch,)))
+        rows.append(
+            {
+                "name": name,
+                "layers": list(branch.layers),
+                "harm": harm if math.isfinite(harm) else None,
+                "saves": {
+                    "params": saved.params,
+                    "macs": saved.macs,
+                    "ms": saved.nanoseconds / 1e6,
+                },
+                "dropped": branch in taken.dropped,
+            }
+        )
+    return rows
 
 
 def unit_rows(

@@ -20,9 +20,11 @@ from lissom.report.drawings import (
 from lissom.report.encoding import plain
 from lissom.report.int8_file import int8_tiles
 from lissom.report.report import Report
+from lissom.report.steps import BRANCHES_NOTE, judged_branches
 from lissom.report.steps import NOTE as STEPS_NOTE
 from lissom.report.storage import NOTE
 from lissom.report.tables import (
+    branch_table,
     budget_table,
     layer_table,
     measured_table,
@@ -70,6 +72,9 @@ def _parts(report: Report) -> Iterator[str]:
         yield step_table(report)
     yield from _layers(report)
     yield from _sensitivities(report)
+    if any(judged_branches(report)):
+        yield _heading("Residual branches", BRANCHES_NOTE)
+        yield branch_table(report)
     for name, section in report.methods.items():
         yield from _learned(name, section)
     yield _heading("Measured")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
@@ -13,6 +14,10 @@ from lissom.report.report import Report
 NOTE = (
     "Each step decides anew on the network that the one before left; the last one is what the "
     "report measures."
+)
+BRANCHES_NOTE = (
+    "In the order they were judged in: each harms as much as it adds to those before it, at no "
+    "lower a price than theirs."
 )
 _NUMBERS = (2, 3, 4, 5, 6)
 
@@ -77,13 +82,27 @@ def dropped_branches(report: Report) -> list[str]:
     Args:
         report: Of a run.
     """
-    steps = report.evidence.get("steps") or [report.evidence]
-    return [
-        name
-        for step in steps
-        if step is not None
-        for name in step.get("method", {}).get("dropped", {})
-    ]
+    return [name for step in _evidence(report) for name in step.get("dropped", {})]
+
+
+def judged_branches(report: Report) -> Iterator[tuple[str, str, str, str]]:
+    """Give each residual branch that could go: name, harm, what it saves, whether it went.
+
+    Args:
+        report: Of a run.
+    """
+    for step in _evidence(report):
+        for row in step.get("branches", ()):
+            saves = row["saves"]
+            amount = figures.milliseconds(saves["ms"]) if saves["ms"] else f"{saves['macs']:,} MACs"
+            yield row["name"], figures.harm(row["harm"]), amount, "yes" if row["dropped"] else ""
+
+
+def _evidence(report: Report) -> Iterator[Mapping[str, Any]]:
+    """Give what each step that has no section of its own decided on."""
+    for step in report.evidence.get("steps") or [report.evidence]:
+        if step is not None:
+            yield step.get("method", {})
 
 
 def asked_text(asked: Mapping[str, float | str]) -> str:

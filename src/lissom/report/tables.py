@@ -9,7 +9,7 @@ from lissom.graph.layers import Refusal
 from lissom.report import charts, figures
 from lissom.report.int8_file import int8_rows
 from lissom.report.report import BudgetRow, LayerRow, Report
-from lissom.report.steps import metric_rows, step_cells, step_head
+from lissom.report.steps import judged_branches, metric_rows, step_cells, step_head
 from lissom.report.storage import storage_rows
 
 
@@ -69,6 +69,12 @@ def step_table(report: Report) -> str:
     like = report.compressed.metric
     rows = [_cells(step_cells(row, like)) for row in report.steps]
     return _table(step_head(like), rows, numbers=(2, 3, 4, 5, 6))
+
+
+def branch_table(report: Report) -> str:
+    """Give one row per residual branch that could go."""
+    rows = [_cells(row) for row in judged_branches(report)]
+    return _table(("branch", "harm", "saves", "dropped"), rows, numbers=(1, 2))
 
 
 def storage_table(report: Report) -> str:

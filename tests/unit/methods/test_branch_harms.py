@@ -330,6 +330,12 @@ def test_where_operators_are_what_takes_time_the_branch_that_harms_least_goes(vi
     assert proposal.plan.decisions == (droppable(view)[1].decision,)
     assert proposal.evidence["dropped"] == {"blocks.1": list(droppable(view)[1].layers)}
     assert proposal.labels["blocks.1.conv1"] == "drop"
+    rows = proposal.evidence["branches"]
+    assert [row["dropped"] for row in rows] == [True, False, False]
+    assert rows[0]["name"] == "blocks.1"
+    assert rows[0]["layers"] == list(droppable(view)[1].layers)
+    assert rows[0]["saves"] == {"params": 2 * (9 * 16 + 2) * 16, "macs": 294_912, "ms": 2.0}
+    assert 0 < rows[0]["harm"] < rows[1]["harm"] / 10
     assert proposal.evidence["latency"]["attempts"][-1]["measured_ms"] == 6
     network = applied(view.model, proposal)
     assert capture(network, IMAGE).cost == replace(proposal.predicted, nanoseconds=0)

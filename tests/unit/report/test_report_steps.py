@@ -70,6 +70,20 @@ def test_branches_that_went_are_named_once_whatever_the_steps() -> None:
     assert "branches" not in as_text(layout(REPORT))
 
 
+def test_the_page_shows_what_each_branch_harms_and_saves() -> None:
+    assert "Residual branches" not in page(REPORT)
+    saves = {"params": 9, "macs": 4_096, "ms": 0.0}
+    rows = [
+        {"name": "a", "layers": ["a.1"], "harm": 0.01234, "saves": saves, "dropped": True},
+        {"name": "b", "layers": ["b.1"], "harm": None, "saves": saves | {"ms": 0.25}},
+    ]
+    rows[1]["dropped"] = False
+    shown = page(replace(REPORT, evidence={"method": {"branches": rows}}))
+    number = '<td class="number">'
+    assert f"<td>a</td>{number}0.012</td>{number}4,096 MACs</td><td>yes</td>" in shown
+    assert f"<td>b</td>{number}–</td>{number}0.25 ms</td><td></td>" in shown
+
+
 def test_the_page_shows_each_step() -> None:
     shown = page(STEPPED)
     assert "<h2>Steps</h2>" in shown
