@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lissom.errors import DataError
 
@@ -116,6 +116,16 @@ def _logits(outputs: Any) -> Tensor:
     if isinstance(outputs, dict):
         return _logits(next(iter(outputs.values())))
     return _logits(outputs[0])
+
+
+def on_copies(network: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """Run a network that may write into its inputs, which others will be run on.
+
+    Args:
+        network: Any.
+        inputs: Stay as they are.
+    """
+    return network(*(one.clone() for one in inputs))
 
 
 def first_inputs(task: Task, batches: Iterable[Any], samples: int) -> list[tuple[Tensor, ...]]:

@@ -33,7 +33,7 @@ from torch.utils import _pytree as pytree
 from lissom.errors import DataError, ModelError
 from lissom.progress import meter
 from lissom.sensitivity.statistics import PATCH_LIMIT, patches
-from lissom.task import Classification, Task
+from lissom.task import Classification, Task, on_copies
 
 _PARTS = 4  # of the images, that the standard error is read from
 _AT_ONCE = 1 << 24  # numbers in the patches that are looked at together
@@ -107,7 +107,7 @@ def curvatures(
             size = inputs[0].shape[0]
             for one in sums.values():
                 one.start(index % _PARTS, size)
-            outputs = private(*inputs)
+            outputs = on_copies(private, inputs)
             _signal(task, outputs, batch, generator).backward()  # type: ignore[no-untyped-call]
             seen += size
             bar.advance(size)

@@ -21,7 +21,7 @@ from lissom.sensitivity.candidate import Candidate as Candidate
 from lissom.sensitivity.candidate import Harms as Harms
 from lissom.sensitivity.candidate import standard_error
 from lissom.sensitivity.share import gathered
-from lissom.task import Task
+from lissom.task import Task, on_copies
 from lissom.train.processes import Processes
 
 _ALONE = Processes()
@@ -166,16 +166,6 @@ def _outputs(
     if candidate.rebuild is not None:
         return on_copies(candidate.rebuild(), inputs), 1.0
     return replay.run(candidate.overrides), replay.affected(candidate.overrides)
-
-
-def on_copies(network: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-    """Run a network that may write into its inputs, which others will be run on.
-
-    Args:
-        network: In eval mode.
-        inputs: Stay as they are.
-    """
-    return network(*(one.clone() for one in inputs))
 
 
 def finite_distance(task: Task, outputs: Any, reference: Any, candidate: Candidate) -> float:

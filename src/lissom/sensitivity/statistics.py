@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lissom.errors import DataError, ModelError
 from lissom.progress import meter
-from lissom.task import Task
+from lissom.task import Task, on_copies
 
 PATCH_LIMIT = 1500  # widest patch whose full covariance is kept; wider ones are kept per channel
 BLOCK = 512  # inputs of a block, where not all pairs are kept
@@ -93,7 +93,7 @@ def _run(model: nn.Module, batches: Iterable[Any], task: Task, images: int) -> i
     with torch.no_grad(), meter("input statistics", images) as bar:
         for batch in batches:
             inputs = tuple(part.to(device) for part in task.inputs(batch))
-            model(*inputs)
+            on_copies(model, inputs)
             seen += inputs[0].shape[0]
             bar.advance(inputs[0].shape[0])
             if seen >= images:

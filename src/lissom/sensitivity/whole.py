@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 from lissom.graph.whole_run import WholeRun
 from lissom.sensitivity.cache import HarmCache
 from lissom.sensitivity.candidate import Candidate
-from lissom.sensitivity.measure import Measured, finite_distance, on_copies
+from lissom.sensitivity.measure import Measured, finite_distance
+from lissom.task import on_copies
 
 _MOST_KEPT = 2**28  # bytes: of dense outputs on all images there may be gigabytes
 

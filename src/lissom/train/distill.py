@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom.errors import RecipeError
+from lissom.task import on_copies
 from lissom.train.machine import Machine, autocast
 
 
@@ -39,7 +40,7 @@ class Teacher:
     def __call__(self, inputs: tuple[Tensor, ...]) -> Any:
         """Give the outputs for one batch."""
         with autocast(self._machine.precision, self._machine.device):
-            return self._network(*inputs)
+            return on_copies(self._network, inputs)
 
 
 class RememberedTeacher:

@@ -10,7 +10,7 @@ from torch import nn
 
 from lissom.errors import DataError
 from lissom.progress import meter
-from lissom.task import Task
+from lissom.task import Task, on_copies
 from lissom.train.machine import autocast, choose_device, choose_precision, lent, moved
 
 
@@ -42,7 +42,7 @@ def evaluate(
         for batch in batches:
             here = moved(batch, place)
             with autocast(chosen, place):
-                outputs = model(*task.inputs(here))
+                outputs = on_copies(model, task.inputs(here))
             scores = task.scores(outputs, here)
             total += float(scores.double().sum())
             count += scores.numel()

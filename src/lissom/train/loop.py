@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lissom.errors import DataError, LissomError, RecipeError
 from lissom.extension import Companion, StepState
 from lissom.progress import Meter, meter
-from lissom.task import Data, Task
+from lissom.task import Data, Task, on_copies
 from lissom.train.as_one import as_one
 from lissom.train.checkpoint import Checkpoint, Snapshot
 from lissom.train.distill import RememberedTeacher, Teacher, remembering
@@ -240,7 +240,7 @@ class _Run:
         return loss.mean, loss.images
 
     def _loss(self, inputs: tuple[Tensor, ...], batch: Any) -> Weighed:
-        outputs = self._network(*inputs)
+        outputs = on_copies(self._network, inputs)
         loss = self._task.loss(outputs, batch)
         if self._teacher is not None:
             share = self._settings.distillation

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lissom.errors import DataError
-from lissom.task import Data, Task
+from lissom.task import Data, Task, on_copies
 from lissom.train.history import Recalibration
 from lissom.train.machine import choose_device, lent, moved
 from lissom.train.seeding import own_randomness, seed_all, start_epoch
@@ -127,7 +127,7 @@ def _accumulate(
         first = first or size
         # The average weighs batches alike, so a small last one would count too much.
         if 2 * size >= first:
-            model(*inputs)
+            on_copies(model, inputs)
             images += size
         if images >= wanted:
             break
@@ -183,10 +183,10 @@ class _Judge:
         for batch in batches:
             inputs = self._task.inputs(batch)
             size = len(inputs[0])
-            ideal = self._reference(*inputs) if self._reference is not None else None
+            ideal = None if self._reference is None else on_copies(self._reference, inputs)
             for share, statistics in blends.items():
                 _write(self._norms, statistics)
-                outputs = self._model(*inputs)
+                outputs = on_copies(self._model, inputs)
                 totals[share] += size * float(self._harm(outputs, ideal, batch))
             images += size
             if images >= _HELD_OUT_IMAGES:

@@ -7,6 +7,7 @@ from torch import nn
 
 from lissom.errors import DataError
 from lissom.task import Classification
+from lissom.train.evaluate import evaluate
 from lissom.train.loop import train
 from lissom.train.recalibrate import recalibrate
 from lissom.train.recover import recover
@@ -40,6 +41,33 @@ def test_repairs_wrong_statistics(data, trained, taught):
     distances = dict(result.distances)
     assert distances[1.0] < distances[0.5] < distances[0.0]
     assert torch.allclose(model[1].running_mean, trained[1].running_mean, atol=0.1)
+
+
+class Shifting(nn.Module):
+    """Writes into its input."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        x -= 0.5
+        return self.inner(x.mul_(3))
+
+
+def test_a_network_may_write_into_its_input(data, network):
+    """Batches that stay in memory stay what they are, and the teacher sees what its pupil sees."""
+    kept = replace(data, train=list(data.train), held_out=list(data.held_out))
+    before = [images.clone() for images, _ in (*kept.train, *kept.held_out)]
+    torch.manual_seed(0)
+    model = Shifting(network()).eval()
+    teacher = copy.deepcopy(model)
+    unchanged = recalibrate(model, kept, TASK, SETTINGS, teacher=teacher)
+    assert dict(unchanged.distances)[0.0] == pytest.approx(0, abs=1e-6)
+    recover(model, kept, TASK, replace(SETTINGS, epochs=1), teacher=teacher)
+    assert evaluate(model, kept.held_out, TASK) == evaluate(model, kept.held_out, TASK)
+    for (images, _), same in zip((*kept.train, *kept.held_out), before, strict=True):
+        assert torch.equal(images, same)
 
 
 def test_never_makes_it_worse(data, trained):
