@@ -71,6 +71,38 @@ def model() -> Own:
     return Own()
 
 
+class Normalising(Own):
+    """Writes into its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x -= 0.5
+        return super().forward(x.div_(0.25))
+
+
+def test_a_network_that_writes_into_its_input_is_compressed_like_the_one_that_does_not(
+    model: Own, tmp_path: Path
+) -> None:
+    images = torch.randn(64, *SHAPE[1:], generator=torch.Generator().manual_seed(0))
+    batches = [(part, torch.zeros(32).long()) for part in images.clone().split(32)]
+    data = lissom.Data(*[batches] * 4)
+    writing = Normalising()
+    writing.load_state_dict(model.state_dict())
+    found = lissom.compress(
+        writing,
+        (batches[0][0][:1],),
+        data=data,
+        method=lissom.Hmc(QUICK),
+        budget="macs=0.5",
+        settings=settings(),
+    )
+    assert torch.equal(torch.cat([part for part, _ in batches]), images)
+    found.save(tmp_path)
+    plain = [((part - 0.5) / 0.25, targets) for part, targets in batches]
+    other = quickly(model, data=lissom.Data(*[plain] * 4))
+    assert other.plan.decisions == found.plan.decisions
+    assert other.report.compressed.accuracy == found.report.compressed.accuracy
+
+
 def test_two_stages_meet_the_budget_together_and_leave_the_input_alone(
     model: Own, tmp_path: Path
 ) -> None:

@@ -9,12 +9,19 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lissom.errors import ExportError
+from lissom.task import on_copies
 
 
 def outputs_of(network: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Give the tensors among a network's outputs, in the order in which exporters flatten them."""
+    """Give the tensors among a network's outputs, in the order in which exporters flatten them.
+
+    Args:
+        network: In eval mode; may write into its inputs.
+        inputs: Stay as they are.
+    """
     with torch.no_grad():
-        return [one for one in pytree.tree_leaves(network(*inputs)) if isinstance(one, Tensor)]
+        leaves = pytree.tree_leaves(on_copies(network, tuple(inputs)))
+    return [one for one in leaves if isinstance(one, Tensor)]
 
 
 def largest_difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[float, float]:

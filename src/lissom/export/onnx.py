@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from lissom.errors import ExportError
+from lissom.export.difference import outputs_of
 from lissom.export.files import write_files
 from lissom.export.runtime import RUNTIME, OnnxSession
-from lissom.export.translate import innermost_reason, tensors_of, translated, with_batch
+from lissom.export.translate import innermost_reason, translated, with_batch
 
 _LIKE_TORCH = 4  # times torch's own rounding error
 _OTHER_BATCH = 3  # differs from the batch of 2 at which the network is traced
@@ -156,8 +156,7 @@ def _rounding(network: nn.Module, examples: tuple[Tensor, ...], batches: Sequenc
     for inputs in (with_batch(examples, size) for size in batches):
         doubles = tuple(part.double() if part.is_floating_point() else part for part in inputs)
         try:
-            with torch.no_grad():
-                ours, exact = tensors_of(network(*inputs)), tensors_of(precise(*doubles))
+            ours, exact = outputs_of(network, inputs), outputs_of(precise, doubles)
             gaps = (_largest(a.double() - b) for a, b in zip(ours, exact, strict=True))
             error = max(error, *gaps)
         except (RuntimeError, TypeError):  # it insists on float32 somewhere
@@ -183,9 +182,7 @@ def _compare(
     session = OnnxSession(content)
     difference = scale = 0.0
     for inputs in (with_batch(examples, size) for size in batches):
-        with torch.no_grad():
-            expected = tensors_of(network(*inputs))
-        for ours, theirs in zip(expected, session(*inputs), strict=True):
+        for ours, theirs in zip(outputs_of(network, inputs), session(*inputs), strict=True):
             scale = max(scale, _largest(ours))
             gap = _largest(ours.double() - theirs.double())
             if math.isnan(gap):

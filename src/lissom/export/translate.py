@@ -8,13 +8,13 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from lissom.errors import ExportError
+from lissom.export.difference import outputs_of
 from lissom.export.redundant import remove_redundant
 
 
@@ -70,8 +70,7 @@ def _export(
     network: nn.Module, inputs: tuple[Tensor, ...], opset: int, *, batch: Literal["free", "fixed"]
 ) -> torch.onnx.ONNXProgram:
     free = tuple({0: torch.export.Dim.DYNAMIC} if tensor.dim() else {} for tensor in inputs)
-    with torch.no_grad():
-        outputs = len(tensors_of(network(*inputs)))
+    outputs = len(outputs_of(network, inputs))
     with _quiet():
         program = torch.onnx.export(
             network,
@@ -102,11 +101,6 @@ def _resized(tensor: Tensor, size: int) -> Tensor:
     turn = torch.arange(size) // tensor.shape[0]
     strength = (0.5**turn).to(rows.dtype).view(-1, *(1,) * (rows.dim() - 1))
     return (rows * strength).contiguous()
-
-
-def tensors_of(outputs: Any) -> list[Tensor]:
-    """Give all tensors of what a network returns."""
-    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 
 def _numbered(name: str, count: int) -> list[str]:

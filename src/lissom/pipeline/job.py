@@ -78,7 +78,7 @@ class Job:
         check_data(data)
         choose_device(settings.recover.device)
         TrainingLog(settings.recover.logs, settings.logs)
-        inputs = tuple(part[:1].cpu() for part in example_inputs)
+        inputs = tuple(part[:1].cpu().clone() for part in example_inputs)
         if not speaks():
             settings = replace(settings, say=lambda _line: None, cache=None)
         return cls(private_copy(model), inputs, data, task, settings)
