@@ -197,6 +197,7 @@ def measure(name: str, budget: str, row: str, cache: Path) -> dict[str, Any]:
         "left_out": len(method.get("never_slower", {}).get("left_out", ())),
         "harm": method["weighing"]["harm_measured"],
         "dropped": sorted(method["dropped"]),
+        "merged": report.onnx["merged"],
         "warnings": list(report.warnings),
         "seconds": time.perf_counter() - start,
     }

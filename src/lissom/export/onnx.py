@@ -7,14 +7,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor, nn
 
 from lissom.errors import ExportError
+from lissom.export.chains import merge_chains
 from lissom.export.difference import outputs_of
 from lissom.export.files import write_files
 from lissom.export.runtime import RUNTIME, OnnxSession
 from lissom.export.translate import innermost_reason, translated, with_batch
+
+Chains = Literal["kept", "merged"]
 
 _LIKE_TORCH = 4  # times torch's own rounding error
 _OTHER_BATCH = 3  # differs from the batch of 2 at which the network is traced
@@ -36,6 +40,7 @@ class OnnxCheck:
         opset: ONNX operator set.
         size_bytes: Bytes of the file.
         runtime: Name and version of the runtime.
+        merged: How many 1x1 convolutions went into those behind them.
     """
 
     max_difference: float
@@ -48,6 +53,7 @@ class OnnxCheck:
     opset: int
     size_bytes: int
     runtime: str
+    merged: int = 0
 
 
 def export_onnx(
@@ -57,6 +63,7 @@ def export_onnx(
     *,
     opset: int = 20,
     tolerance: float = 1e-4,
+    chains: Chains = "merged",
 ) -> OnnxCheck:
     """Write ``model`` as an ONNX file, with a free batch size where the network allows one.
 
@@ -71,12 +78,16 @@ def export_onnx(
         tolerance: Largest difference allowed, relative to the largest output. Float32 sums in
             another order differ by about 1e-6; networks that amplify rounding by more, as torch in
             float64 shows, may differ by as much as torch's own error.
+        chains: Whether 1x1 convolutions are ``merged`` with those behind them, where that saves
+            MACs; ``kept``, every layer has a node of its own.
 
     Raises:
         ExportError: The network can't be expressed, or the file computes something else.
         LissomError: The file can't be written.
     """
-    content, check = onnx_content(model, example_inputs, opset=opset, tolerance=tolerance)
+    content, check = onnx_content(
+        model, example_inputs, opset=opset, tolerance=tolerance, chains=chains
+    )
     write_files({path: content})
     return check
 
@@ -87,8 +98,16 @@ def onnx_content(
     *,
     opset: int = 20,
     tolerance: float = 1e-4,
+    chains: Chains = "kept",
 ) -> tuple[bytes, OnnxCheck]:
     """Give what ``export_onnx`` writes, checked in the same way.
+
+    Args:
+        model: Any network.
+        example_inputs: Inputs with the batch in front.
+        opset: ONNX operator set.
+        tolerance: As for ``export_onnx``.
+        chains: As for ``export_onnx``.
 
     Raises:
         ExportError: The network can't be expressed, or the file computes something else.
@@ -98,14 +117,16 @@ def onnx_content(
     note = ""
     batches: tuple[int, ...] = (1, _OTHER_BATCH)
     try:
-        content = translated(network, with_batch(inputs, 2), opset, batch="free")
+        content, merged = _merged(
+            translated(network, with_batch(inputs, 2), opset, batch="free"), chains
+        )
         found = _compare(network, content, inputs, batches)
         rounding = _checked(network, inputs, batches, found, tolerance)
     # The exporter raises many unrelated types; whatever stops a free batch, a fixed one may work.
     except Exception as error:
         note = f"batch fixed at 1: {innermost_reason(error)}"
         batches = (1,)
-        content = _fixed(network, with_batch(inputs, 1), opset)
+        content, merged = _merged(_fixed(network, with_batch(inputs, 1), opset), chains)
         found = _compare(network, content, inputs, batches)
         rounding = _checked(network, inputs, batches, found, tolerance)
     check = OnnxCheck(
@@ -119,8 +140,13 @@ def onnx_content(
         opset=opset,
         size_bytes=len(content),
         runtime=RUNTIME,
+        merged=merged,
     )
     return content, check
+
+
+def _merged(content: bytes, chains: Chains) -> tuple[bytes, int]:
+    return merge_chains(content) if chains == "merged" else (content, 0)
 
 
 def _checked(

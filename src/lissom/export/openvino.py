@@ -59,7 +59,7 @@ def export_openvino(
     if path.suffix != ".xml":
         raise ExportError(f"{path}: OpenVINO's files are NAME.xml and NAME.bin; expected NAME.xml")
     openvino = _openvino()
-    content, check = onnx_content(model, example_inputs)
+    content, check = onnx_content(model, example_inputs, chains="merged")
     with tempfile.TemporaryDirectory(prefix="lissom-openvino-") as folder:
         xml = Path(folder) / path.name
         try:

@@ -31,7 +31,7 @@ def remove_redundant(model: ModelProto) -> None:
         if redundant is not None and node.output[0] not in outputs:
             instead[node.output[0]] = redundant
     if instead:
-        _drop_unread(graph, outputs)
+        drop_unread(graph, outputs)
 
 
 def _redundant(node: NodeProto, producers: dict[str, NodeProto], graph: GraphProto) -> str | None:
@@ -83,8 +83,13 @@ def _is_zero(name: str, graph: GraphProto) -> bool:
     return False
 
 
-def _drop_unread(graph: GraphProto, outputs: set[str]) -> None:
-    """Remove nodes and constants whose values lead nowhere."""
+def drop_unread(graph: GraphProto, outputs: set[str]) -> None:
+    """Remove nodes and constants whose values lead nowhere.
+
+    Args:
+        graph: Is changed in place.
+        outputs: Names of the values that are given.
+    """
     needed = set(outputs)
     kept = []
     for node in reversed(graph.node):

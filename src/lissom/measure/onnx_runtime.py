@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 from torch import Tensor
 
+from lissom.export.onnx import Chains
 from lissom.export.runtime import RUNTIME, OnnxSession
 from lissom.measure.operation import Operation
 from lissom.measure.operation_graph import Feed, chain, operation_graph
@@ -58,7 +59,9 @@ class OnnxRuntime:
 
     def call(self, given: Runnable, inputs: Sequence[Tensor], threads: int) -> Call:
         """Open a session and give one run of it."""
-        with given.as_file(inputs) as path:
+        # Files in int8 keep a node for each layer: what is rounded is named by them.
+        chains: Chains = "merged" if self._rewrite is None else "kept"
+        with given.as_file(inputs, chains) as path:
             plain = OnnxSession(path, threads=threads)
             feed = plain.feed(inputs)
             if self._rewrite is None:

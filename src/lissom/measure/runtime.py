@@ -12,7 +12,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from lissom.errors import MeasureError
-from lissom.export.onnx import export_onnx
+from lissom.export.onnx import Chains, export_onnx
 from lissom.measure.operation import Operation
 
 Call = Callable[[], object]
@@ -32,11 +32,12 @@ class Runnable:
     file: Path | None = None
 
     @contextmanager
-    def as_file(self, inputs: Sequence[Tensor]) -> Iterator[Path]:
+    def as_file(self, inputs: Sequence[Tensor], chains: Chains = "merged") -> Iterator[Path]:
         """Give an ONNX file that stays as long as the block runs.
 
         Args:
             inputs: Of the network, batch in front.
+            chains: As for ``export_onnx``.
 
         Raises:
             ExportError: The network can't be exported.
@@ -47,7 +48,7 @@ class Runnable:
         assert self.network is not None
         with TemporaryDirectory(prefix="lissom-run-") as folder:
             path = Path(folder) / "network.onnx"
-            export_onnx(self.network, inputs, path)
+            export_onnx(self.network, inputs, path, chains=chains)
             yield path
 
     @property

@@ -21,9 +21,12 @@ def remarks(report: Report) -> Iterator[Text]:
         yield Text(f"Latency: {'; '.join(filter(None, said))}.")
     if report.onnx:
         check = report.onnx
+        merged = check.get("merged", 0)
+        went = f"; {merged} 1x1 convolutions went into those behind them" if merged else ""
         yield Text(
             f"model.onnx: at most {check.get('max_difference', 0):.2g} from torch "
-            f"where outputs reach {check.get('scale', 0):.3g}. {check.get('note', '')}".rstrip()
+            f"where outputs reach {check.get('scale', 0):.3g}{went}. "
+            f"{check.get('note', '')}".rstrip()
         )
     if report.int8_file:
         yield Text(f"{int8_remark(report.int8_file, report.methods.get('int8', {}))}.")

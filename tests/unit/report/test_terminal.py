@@ -52,6 +52,13 @@ def test_predictions_are_labelled() -> None:
     assert "Predicted before building, not measured: macs 2,113,696, params 2,266." in text
 
 
+def test_convolutions_that_went_into_others_are_counted() -> None:
+    assert "went into" not in as_text(layout(REPORT))
+    check = {"max_difference": 1e-6, "scale": 2.0, "merged": 3}
+    text = " ".join(as_text(layout(dataclasses.replace(REPORT, onnx=check))).split())
+    assert "where outputs reach 2; 3 1x1 convolutions went into those behind them." in text
+
+
 def test_refusals_of_one_reason_share_a_row() -> None:
     one = REPORT.refusals[0]
     many = tuple(dataclasses.replace(one, layer=f"layer{i}") for i in range(9))
