@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from lissom.export.chains import merge_chains
@@ -104,6 +105,21 @@ class Several(nn.Module):
 def test_what_is_no_chain_of_1x1_stays(network: nn.Module) -> None:
     plain, _ = onnx_content(network, INPUTS)
     assert merge_chains(plain) == (plain, 0)
+
+
+def test_a_graph_with_graphs_within_is_left_alone() -> None:
+    """A branch of an If may read what lies between without naming it as an input."""
+    plain, _ = onnx_content(seeded(nn.Conv2d(8, 16, 1), nn.Conv2d(16, 4, 1)), INPUTS)
+    model = onnx.load_from_string(plain)
+    between = model.graph.node[0].output[0]
+    reads = helper.make_node("Identity", [between], ["inner"])
+    inner = helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)
+    branch = helper.make_graph([reads], "branch", [], [inner])
+    model.graph.node.append(
+        helper.make_node("If", ["which"], ["either"], then_branch=branch, else_branch=branch)
+    )
+    assert merge_chains(plain)[1] == 1
+    assert merge_chains(model.SerializeToString())[1] == 0
 
 
 def test_strides_multiply_and_count() -> None:
