@@ -119,12 +119,7 @@ def compress(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run in the same --out.")
     ] = False,
-    allow_import: Annotated[
-        bool,
-        typer.Option(
-            "--allow-import", help="Let the recipe name package.module:factory (runs it)."
-        ),
-    ] = False,
+    allow_import: options.AllowImport = False,
 ) -> None:
     """Make a trained network smaller.
 

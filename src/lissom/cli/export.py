@@ -67,6 +67,7 @@ def export(
             help="Round layers that are slower in int8 here, too; with ranges observed anew.",
         ),
     ] = False,
+    allow_import: options.AllowImport = False,
     batch: options.Batch = 1,
     threads: options.Threads = 1,
     runs: Annotated[int, typer.Option(help="Timed calls per network.", min=2)] = 50,
@@ -102,6 +103,7 @@ def export(
             budget=FloatBudget(keep_float, max_harm),
         ),
         allow_slower=allow_slower,
+        allow_import=allow_import,
     )
     _print(run_export(wish, Conditions(batch=batch, threads=threads, runs=runs)), layers)
 

@@ -25,6 +25,10 @@ Input = Annotated[
         "--input", help="Shapes of the network's inputs, batch first: 1x3x224x224.", metavar="SHAPE"
     ),
 ]
+AllowImport = Annotated[
+    bool,
+    typer.Option("--allow-import", help="Let the recipe name package.module:factory (runs it)."),
+]
 Batch = Annotated[int, typer.Option(help="Samples per call.", min=1)]
 Runtime = Annotated[
     str | None,

@@ -29,7 +29,7 @@ from lissom.packed.reader import PackedReader
 from lissom.pipeline.int8_file import planned_layout
 from lissom.pipeline.recipe_run import data_of, default_cache, inputs_of, network_of
 from lissom.plan.plan import Plan
-from lissom.recipe.read import read_recipe
+from lissom.recipe.read import Factories, read_recipe
 from lissom.recipe.recipe import DataSection, ModelSection, Recipe
 from lissom.task import Classification, first_inputs
 
@@ -57,6 +57,7 @@ class ExportWish:
         calibration_images: How many of them.
         int8: How the network is rounded.
         allow_slower: Whether layers are rounded that are slower so.
+        allow_import: Whether the run's recipe may name functions of the user's own (runs them).
     """
 
     source: str
@@ -70,6 +71,7 @@ class ExportWish:
     calibration_images: int = CALIBRATION_IMAGES
     int8: Int8Settings = field(default_factory=Int8Settings)
     allow_slower: bool = False
+    allow_import: bool = False
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
@@ -80,6 +82,7 @@ class ExportWish:
             "--calibration-images": self.calibration_images != CALIBRATION_IMAGES,
             "the options of rounding": self.int8 != Int8Settings(),
             "--allow-slower": self.allow_slower,
+            "--allow-import": self.allow_import,
         }
         without_effect = [name for name, is_given in given.items() if is_given]
         if self.target != "onnx-int8" and without_effect:
@@ -236,7 +239,8 @@ def _data(wish: ExportWish) -> LoadedData:
         overrides: list[tuple[str, Any]] = [("data.calibration_images", wish.calibration_images)]
         if wish.data_dir is not None:
             overrides.append(("data.dir", str(wish.data_dir)))
-        return data_of(read_recipe(recipe_file, overrides))
+        factories: Factories = "allowed" if wish.allow_import else "refused"
+        return data_of(read_recipe(recipe_file, overrides, factories=factories))
     if wish.data is None:
         raise RecipeError(
             "--to onnx-int8 needs images to calibrate with: give --data and --data-dir, as for "
@@ -249,9 +253,17 @@ def _data(wish: ExportWish) -> LoadedData:
                 {"name": wish.data, "dir": wish.data_dir, "options": images}
             ),
             budget={"macs": 0.5},  # a recipe must name one; nothing is compressed here
-            input=wish.input,
+            input=wish.input or _shapes(Path(wish.source) / ONNX),
         )
     )
+
+
+def _shapes(path: Path) -> str | None:
+    """Write the shapes of a file's inputs as a recipe does; None if there is no such file."""
+    if not path.is_file():
+        return None
+    inputs = OnnxSession(path).example_inputs(1)
+    return ",".join("x".join(map(str, one.shape)) for one in inputs)
 
 
 def _original(wish: ExportWish) -> str:

@@ -13,6 +13,8 @@ from lissom.errors import LissomError, RecipeError
 from lissom.recipe.recipe import Recipe
 from lissom.recipe.settings import explained
 
+Factories = Literal["refused", "allowed"]
+
 _LIBRARIES = ("lissom", "torchvision", "timm")
 
 
@@ -20,7 +22,7 @@ def read_recipe(
     path: Path | None,
     overrides: Iterable[tuple[str, Any]] = (),
     *,
-    factories: Literal["refused", "allowed"] = "refused",
+    factories: Factories = "refused",
 ) -> Recipe:
     """Read a recipe and put what the command line says on top.
 

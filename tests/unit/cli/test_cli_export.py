@@ -7,7 +7,9 @@ import torch
 import lissom
 from lissom.artifacts import RECIPE, Artifacts, save
 from lissom.cli.app import run
+from lissom.export.onnx import onnx_content
 from lissom.export.runtime import OnnxSession
+from lissom.models.outside import build_from_factory
 from lissom.plan.plan import Plan, Source
 
 _RECIPE = """
@@ -100,3 +102,43 @@ def test_weights_of_a_run_are_its_own(
     command = ["export", str(folder), "--to", "onnx", "--out", str(tmp_path / "m.onnx")]
     assert run([*command, "--weights", "w.safetensors"]) == 2
     assert "has weights of its own; drop the option" in capsys.readouterr().err
+
+
+_OWN = """
+import torch
+import lissom
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)).eval()
+
+def sets():
+    images = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    batches = [(part, torch.zeros(32).long()) for part in images.split(32)]
+    return lissom.Data(*[batches] * 4)
+"""
+
+
+def test_a_run_of_functions_of_ones_own_asks_before_it_calls_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_functions.py").write_text(_OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = build_from_factory("own_functions:build")
+    content, _ = onnx_content(model, (torch.zeros(1, 1, 8, 8),))
+    artifacts = Artifacts(model=model, plan=Plan.starting_from(model), onnx=content)
+    recipe = "model: own_functions:build\ndata: own_functions:sets\nbudget: {macs: 0.5}\n"
+    save(tmp_path / "run", artifacts)
+    (tmp_path / "run" / RECIPE).write_text(f"{recipe}input: 1x1x8x8\n")
+    command = ["export", str(tmp_path / "run"), "--to", "onnx-int8", "--runs", "2"]
+    command += ["--model", "own_functions:build", "--allow-slower", "--estimator", "mse"]
+    command += ["--equalize", "never", "--correct-bias", "never", "--out"]
+    assert run([*command, str(tmp_path / "no.onnx")]) == 2
+    assert "add --allow-import if you trust this recipe" in capsys.readouterr().err
+    assert run([*command, str(tmp_path / "one.onnx"), "--allow-import"]) == 0
+    # What is typed needs no permission, and the shape of the input is that of the run.
+    assert run([*command, str(tmp_path / "two.onnx"), "--data", "own_functions:sets"]) == 0
+    assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
+    assert run([*command[:2], "--to", "onnx", "--allow-import", "--out", "x"]) == 2
+    assert "--to onnx: --allow-import would have no effect" in capsys.readouterr().err
