@@ -205,11 +205,13 @@ def check_first(steps: Sequence[Step], view: ModelView, smallest: Cost) -> None:
     Raises:
         BudgetError: Names the step and the best reachable value.
     """
-    first = steps[0]
-    if first.iterations > 1:  # not every one may do what the last one may
+    if len(steps) == 1:
+        return
+    first, now = steps[0], view.graph.cost
+    # What is limited may decide what can be done at all, and the last iteration has more limits.
+    if first.budget(now).to_dict().keys() != first.target.to_dict().keys():
         smallest = first.method.smallest(first.facing(steps, view))
-    if len(steps) > 1:
-        first.check(view.graph.cost, smallest)
+    first.check(now, smallest)
 
 
 def foreseen(steps: Sequence[Step], original: Cost) -> tuple[StepRow, ...]:
